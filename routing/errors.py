@@ -1,0 +1,54 @@
+"""The error tree of Upshift.
+
+UpshiftError
+|- BackendError            no usable reply from a backend
+|  |- BackendUnavailable   connection refused, DNS or TLS failure: nothing was sent, safe to repeat
+|  |- BackendTimeout       connect, first byte, between bytes or total deadline passed
+|  `- BackendBroken        the connection or the bytes broke after the request was sent
+|- ScorerError             a scorer failed, was late, or gave no number
+|- BundleError             a bundle that is missing, damaged, or made for something else
+|- SettingsError           a configuration that cannot be used; names the file and the field
+`- ExamplesError           an example table that cannot be used; names the file and the row
+"""
+
+from __future__ import annotations
+
+
+class UpshiftError(Exception):
+    """Base of everything Upshift raises on purpose."""
+
+
+class BackendError(UpshiftError):
+    """No usable reply from a backend."""
+
+
+class BackendUnavailable(BackendError):
+    """Connection refused, DNS or TLS failure: nothing was sent."""
+
+
+class BackendTimeout(BackendError):
+    """A deadline passed. `stage` is `connect`, `first_byte`, `between_bytes` or `total`."""
+
+    def __init__(self, message: str, stage: str = "total") -> None:
+        super().__init__(message)
+        self.stage = stage
+
+
+class BackendBroken(BackendError):
+    """The connection or the bytes broke after the request was sent."""
+
+
+class ScorerError(UpshiftError):
+    """A scorer failed, was late, or gave no number in [0, 1]."""
+
+
+class BundleError(UpshiftError):
+    """A bundle that is missing, damaged, or made for something else."""
+
+
+class SettingsError(UpshiftError):
+    """A configuration that cannot be used; the message names the file and the field."""
+
+
+class ExamplesError(UpshiftError):
+    """An example table that cannot be used; the message names the file and the row."""
