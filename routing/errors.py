@@ -6,6 +6,8 @@ UpshiftError
 |  |- BackendTimeout       connect, first byte, between bytes or total deadline passed
 |  `- BackendBroken        the connection or the bytes broke after the request was sent
 |- ScorerError             a scorer failed, was late, or gave no number
+|  `- MissingSignal        a rule was asked without a score it needs
+|- PolicyError             a strategy, threshold or policy file that does not exist or cannot be used
 |- BundleError             a bundle that is missing, damaged, or made for something else
 |- SettingsError           a configuration that cannot be used; names the file and the field
 `- ExamplesError           an example table that cannot be used; names the file and the row
@@ -40,6 +42,14 @@ class BackendBroken(BackendError):
 
 class ScorerError(UpshiftError):
     """A scorer failed, was late, or gave no number in [0, 1]."""
+
+
+class MissingSignal(ScorerError):
+    """A rule was asked without a score it needs; whoever asked may fail open."""
+
+
+class PolicyError(UpshiftError):
+    """A strategy the policy lacks, a threshold outside [0, 1], or a policy that cannot be read."""
 
 
 class BundleError(UpshiftError):

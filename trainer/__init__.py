@@ -1,0 +1,1 @@
+"""From prompts to a bundle with a promise: collect, label, fit, calibrate, evaluate, publish."""
