@@ -1,0 +1,258 @@
+"""The driver of a routed request: every step in order, each one function.
+
+    enter -> (attempt -> hard check -> score -> accept?) -> shift up -> ... -> commit
+
+The driver knows neither HTTP nor JSON. It is given `begin`, which starts an attempt on a tier, and a
+`Judge`, which checks and scores what came back; it returns the attempt to show to the client, with every
+rejected attempt beside it so that its cost can be counted. Nothing of an attempt may reach the client
+before it is returned here: that is the whole safety of streaming through a cascade.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from routing.decision import Reason, Route
+from routing.errors import BackendError, BackendTimeout, ScorerError
+from routing.policy import Entry, Rule, Signals
+from routing.protocols import Answer
+
+Standing = Literal["ok", "client_error", "context_window", "failed"]
+
+
+class Attempt(Protocol):
+    """A tier's reply, not yet shown to anyone."""
+
+    tier: int
+    standing: Standing
+
+    async def ready(self) -> None:
+        """Wait until the reply is known to be usable: the whole of it, or a stream's first content.
+
+        Raises `BackendError` when it is not.
+        """
+        ...
+
+    async def complete(self) -> None:
+        """Read the reply to its end and hold it. Raises `BackendError`."""
+        ...
+
+    def answers(self) -> Sequence[Answer]:
+        """The held choices (one for each of `n`). Only after `complete`."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+Begin = Callable[[int], Awaitable[Attempt]]
+
+
+class Judge(Protocol):
+    """Reads the prompt before and the answer after a weak attempt."""
+
+    async def read_prompt(self, rule: Rule, signals: Signals) -> None:
+        """Fill the scores `rule` needs into `signals`. Raises `ScorerError`."""
+        ...
+
+    def hard_check(self, answers: Sequence[Answer]) -> str | None:
+        """Name of the hard check that an answer fails, None when all pass."""
+        ...
+
+    async def score_answers(self, answers: Sequence[Answer]) -> float:
+        """P(adequate) of the least adequate answer. Raises `ScorerError`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FailurePolicy:
+    """What happens when a part fails: `scorer` to 'strong' or 'weak'; `strong` to the 'weak' answer or 'error'."""
+
+    scorer: Literal["strong", "weak"] = "strong"
+    strong: Literal["weak", "error"] = "weak"
+
+
+@dataclass(slots=True)
+class Outcome:
+    """The attempt to show (or the failure to report), and all that was paid for besides."""
+
+    route: Route
+    attempt: Attempt | None
+    error: BackendError | None = None
+    rejected: list[Attempt] = field(default_factory=list)
+    hard_check: str | None = None
+    scorer_error: str | None = None
+
+
+class Cascade:
+    """One routed request over a ladder of `tiers` tiers."""
+
+    def __init__(
+        self,
+        tiers: int,
+        rule: Rule,
+        begin: Begin,
+        judge: Judge,
+        failure: FailurePolicy,
+        allowed: Sequence[bool] | None = None,
+        barred_reason: Reason = "capability",
+    ) -> None:
+        """`allowed[i]` is False where tier i may not answer at all (window, capability)."""
+        self._last = tiers - 1
+        self._rule = rule
+        self._begin = begin
+        self._judge = judge
+        self._failure = failure
+        self._allowed = list(allowed) if allowed is not None else [True] * tiers
+        self._barred_reason = barred_reason
+        self._open: list[Attempt] = []
+
+    async def run(self, signals: Signals, policy_version: str = "") -> Outcome:
+        """Decide, attempt, judge, shift up; never raises for a tier or a scorer that failed."""
+        route = Route(self._last, "strong", "hard_prompt", self._rule.strategy, self._rule.threshold)
+        route.policy_version = policy_version
+        outcome = Outcome(route, None)
+        try:
+            entry = await self._enter(signals, outcome)
+            await self._climb(entry, signals, outcome)
+        except BaseException:
+            await self._close_all()
+            raise
+        for attempt in self._open:
+            if attempt is not outcome.attempt:
+                await attempt.close()
+        return outcome
+
+    async def _enter(self, signals: Signals, outcome: Outcome) -> Entry:
+        """Score the prompt and choose the first tier; a tier that is not allowed is stepped over."""
+        route = outcome.route
+        if not any(self._allowed[: self._last]):
+            route.reason = self._barred_reason
+            return Entry(self._last, False)
+        try:
+            await self._judge.read_prompt(self._rule, signals)
+            entry = self._rule.enter(signals)
+        except ScorerError as error:
+            outcome.scorer_error = str(error)
+            route.reason = "scorer_failed"
+            entry = Entry(self._last if self._failure.scorer == "strong" else 0, False)
+        else:
+            route.reason = _entry_reason(self._rule.strategy, entry, self._last)
+        route.route_score, route.difficulty = signals.route_score, signals.difficulty
+        tier = entry.tier
+        while not self._allowed[tier] and tier < self._last:
+            tier += 1
+            route.reason = self._barred_reason
+        return entry if tier == entry.tier else Entry(tier, entry.check and tier < self._last)
+
+    async def _climb(self, entry: Entry, signals: Signals, outcome: Outcome) -> None:
+        """Attempt tiers upwards from the entry until one is committed to."""
+        route, tier, check = outcome.route, entry.tier, entry.check
+        entered = tier
+        while True:
+            attempt, error = await self._attempt(tier)
+            if attempt is not None and attempt.standing == "client_error":
+                self._commit(outcome, attempt, entered)
+                return
+            if attempt is not None and attempt.standing == "ok":
+                judged = check and tier < self._last
+                try:
+                    await (attempt.complete() if judged else attempt.ready())
+                except BackendError as broken:
+                    error = broken
+                else:
+                    if not judged or await self._accept(tier, attempt, signals, outcome):
+                        self._commit(outcome, attempt, entered)
+                        return
+                    outcome.rejected.append(attempt)
+                    tier, check = self._next(tier), True
+                    continue
+            if not await self._fall_up(tier, attempt, error, outcome):
+                return
+            tier = self._next(tier)
+
+    async def _attempt(self, tier: int) -> tuple[Attempt | None, BackendError | None]:
+        try:
+            attempt = await self._begin(tier)
+        except BackendError as error:
+            return None, error
+        self._open.append(attempt)
+        return attempt, None
+
+    async def _accept(self, tier: int, attempt: Attempt, signals: Signals, outcome: Outcome) -> bool:
+        """Hard checks first, since they cost nothing and allow no appeal; then the evaluator."""
+        route, answers = outcome.route, attempt.answers()
+        failed = self._judge.hard_check(answers)
+        if failed is not None:
+            route.reason, outcome.hard_check = "hard_check", failed
+            return False
+        if not self._rule.needs_answer_score:
+            return True
+        try:
+            signals.answer_score = await self._judge.score_answers(answers)
+            accepted = self._rule.accept(tier, signals)
+        except ScorerError as error:
+            outcome.scorer_error = str(error)
+            route.reason = "scorer_failed"
+            return self._failure.scorer == "weak"
+        route.answer_score = signals.answer_score
+        route.reason = "adequate" if accepted else "inadequate"
+        return accepted
+
+    async def _fall_up(
+        self, tier: int, attempt: Attempt | None, error: BackendError | None, outcome: Outcome
+    ) -> bool:
+        """A tier gave no usable answer. True: go on upwards. False: the outcome is settled."""
+        route = outcome.route
+        context = attempt is not None and attempt.standing == "context_window"
+        if tier < self._last and not (isinstance(error, BackendTimeout) and error.stage == "total"):
+            route.reason = "context_window" if context else "weak_failed"
+            if attempt is not None:
+                outcome.rejected.append(attempt)
+            return True
+        held = [a for a in outcome.rejected if a.standing == "ok"]
+        if held and self._failure.strong == "weak" and _is_complete(held[-1]):
+            degraded = held[-1]
+            outcome.rejected.remove(degraded)
+            outcome.attempt = degraded
+            route.tier, route.decision, route.reason = degraded.tier, "degraded", "strong_failed"
+            return False
+        route.tier = tier
+        if tier == self._last and not context:
+            route.reason = "strong_failed"
+        outcome.attempt, outcome.error = (attempt, None) if error is None else (None, error)
+        route.decision = "escalated" if outcome.rejected else "strong"
+        return False
+
+    def _commit(self, outcome: Outcome, attempt: Attempt, entered: int) -> None:
+        route = outcome.route
+        route.tier, outcome.attempt = attempt.tier, attempt
+        if attempt.tier != entered:
+            route.decision = "escalated"
+        else:
+            route.decision = "strong" if attempt.tier == self._last else "weak"
+
+    def _next(self, tier: int) -> int:
+        tier += 1
+        while tier < self._last and not self._allowed[tier]:
+            tier += 1
+        return tier
+
+    async def _close_all(self) -> None:
+        for attempt in self._open:
+            await attempt.close()
+
+
+def _entry_reason(strategy: str, entry: Entry, last: int) -> Reason:
+    if strategy == "random":
+        return "random"
+    return "hard_prompt" if entry.tier == last else "easy_prompt"
+
+
+def _is_complete(attempt: Attempt) -> bool:
+    """A rejected answer may stand in only when it arrived whole."""
+    try:
+        return bool(attempt.answers())
+    except (BackendError, RuntimeError):
+        return False
