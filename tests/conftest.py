@@ -1,0 +1,36 @@
+"""What every test folder shares: an offline environment, the folder of real example tables, a free port."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+# No test may reach a model hub; a library that tries fails at once instead of waiting for a time-out.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the checkout."""
+    return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def examples_dir() -> Path:
+    """The folder of real example tables (parquet), which is not part of the repository."""
+    folder = os.environ.get("UPSHIFT_EXAMPLES")
+    if not folder:
+        pytest.skip("set UPSHIFT_EXAMPLES to the folder of real example tables")
+    return Path(folder)
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A TCP port on loopback that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
