@@ -1,0 +1,69 @@
+"""Short tasks with checkable answers, drawn without end from a seed: what the embedded models can do.
+
+`draw_tasks(split, count, seed)` is the generator, `is_correct(group, reference, answer)` the judge.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+from demo.tasks import (
+    arithmetic,
+    calendar,
+    clock,
+    comparison,
+    letters,
+    lookup,
+    sequence,
+    sorting,
+    spelling,
+    story,
+)
+from demo.tasks.task import SPLITS, Family, Task, find_split, hash_prompt
+
+__all__ = [
+    "FAMILIES",
+    "SPLITS",
+    "Family",
+    "Task",
+    "draw_tasks",
+    "find_split",
+    "hash_prompt",
+    "is_correct",
+    "iterate",
+]
+
+_MODULES = (arithmetic, calendar, clock, comparison, letters, lookup, sequence, sorting, spelling, story)
+FAMILIES: dict[str, Family] = {module.NAME: module.FAMILY for module in _MODULES}
+
+
+def iterate(split: str, seed: int = 0) -> Iterator[Task]:
+    """Tasks of one split without end, families in turn; the same for the same (split, seed).
+
+    Prompts may repeat. Raises `ValueError` for a split that is not in `SPLITS`.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}, must be one of {', '.join(SPLITS)}")
+    rng = random.Random(f"{split}:{seed}")
+    while True:
+        for family in FAMILIES.values():
+            task = family.draw(rng)
+            while find_split(task.prompt) != split:
+                task = family.draw(rng)
+            yield task
+
+
+def draw_tasks(split: str, count: int, seed: int = 0) -> list[Task]:
+    """`count` tasks of one split with no prompt twice, families in turn (as far as none repeats)."""
+    tasks: dict[str, Task] = {}
+    for task in iterate(split, seed):
+        if len(tasks) >= count:
+            break
+        tasks.setdefault(task.prompt, task)
+    return list(tasks.values())
+
+
+def is_correct(group: str, reference: str, answer: str) -> bool:
+    """Whether `answer` is right by the check of its family. Raises `KeyError` for an unknown `group`."""
+    return FAMILIES[group].is_correct(reference, answer)

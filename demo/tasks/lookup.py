@@ -1,0 +1,41 @@
+"""Finding one fact among several in a given text; the answer is copied, so distractors are what is hard."""
+
+from __future__ import annotations
+
+import random
+
+from demo.tasks.task import Family, Task
+from demo.tasks.verifier import ends_in_word_or_number
+from demo.tasks.words import NAMES, THINGS
+
+NAME = "lookup"
+_HOW_MANY = (
+    "How many {1} does {0} have?",
+    "How many {1} are there with {0}?",
+    "What is the number of {1} of {0}?",
+)
+_WHO = ("Who has {} {}?", "Whose are the {} {}?", "Which of them has {} {}?")
+
+
+def draw(rng: random.Random) -> Task:
+    """One question such as `Anna has 4 pens, Ben has 9 pens. How many pens does Ben have?`."""
+    count = rng.choice((2, 3, 4, 5))
+    people = rng.sample(NAMES, count)
+    # Few kinds of things: then neither the name nor the thing alone settles which fact is meant.
+    kinds = rng.sample(THINGS, 2)
+    things = [rng.choice(kinds) for _ in people]
+    numbers = rng.sample(range(2, 60), count)
+    if count > 2 and rng.random() < 0.5:  # one person appears twice, with the other thing
+        people[-1] = people[0]
+        things[-1] = kinds[1] if things[0] == kinds[0] else kinds[0]
+    facts = [f"{p} has {n} {t}" for p, n, t in zip(people, numbers, things, strict=True)]
+    at = rng.randrange(count)
+    text = ", ".join(rng.sample(facts, count))
+    if rng.random() < 0.65:
+        question, result = rng.choice(_HOW_MANY).format(people[at], things[at]), str(numbers[at])
+    else:
+        question, result = rng.choice(_WHO).format(numbers[at], things[at]), people[at]
+    return Task(NAME, f"{text}. {question}", result, result)
+
+
+FAMILY = Family(NAME, draw, ends_in_word_or_number)
