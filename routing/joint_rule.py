@@ -92,7 +92,7 @@ class JointRule:
         if self.least.shape != (self.prices.size, len(self.least_x)):
             raise PolicyError(
                 f"the joint rule has {self.prices.size} prices and {len(self.least_x)} knots, "
-                f"so `least` must be of shape {(self.prices.size, len(self.least_x))}; it is {self.least.shape}"
+                f"so `least` must be {(self.prices.size, len(self.least_x))}; it is {self.least.shape}"
             )
         if not (self.prices[0] == 0.0 and self.prices[-1] >= 1.0 and np.all(np.diff(self.prices) > 0)):
             raise PolicyError("the prices of a joint rule must increase from 0 to at least 1")
@@ -107,9 +107,15 @@ class JointRule:
     def with_costs(self, costs: Costs) -> JointRule:
         """The same expectations at other costs."""
         return JointRule(
-            prompt=self.prompt, gain=self.gain, answer=self.answer, loss=self.loss, prices=self.prices.tolist(),
-            least_x=self.least_x, least=self.least, costs=costs,
-        )  # fmt: skip
+            prompt=self.prompt,
+            gain=self.gain,
+            answer=self.answer,
+            loss=self.loss,
+            prices=self.prices.tolist(),
+            least_x=self.least_x,
+            least=self.least,
+            costs=costs,
+        )
 
     def cuts(self, price: float) -> Cuts:
         """The comparisons at price t = lambda * c_s, in [0, 1]. t <= 0 is always-strong."""
@@ -132,7 +138,7 @@ class JointRule:
         return index
 
     def answer_index(self, adequate: float, route_score: float | None, difficulty: float | None) -> float:
-        """Index of a prompt with its answer; falls with P(adequate). NaN if a score with weight is missing."""
+        """Index of a prompt with its answer; falls with P(adequate). NaN if a weighted score is missing."""
         weights = self.answer
         fail = 1.0 - adequate
         index = weights.fail * fail
@@ -215,7 +221,7 @@ def _weighted(start: Floats, *terms: tuple[float | Floats, Floats | None]) -> Fl
 
 
 def _last_crossing(prices: Floats, excess: NDArray[np.float64]) -> Floats:
-    """Per column, the largest price up to which `excess` (T, J) is positive or zero; `NEVER` if it starts below.
+    """Per column, the largest price up to which `excess` (T, J) is not negative; `NEVER` if it starts below.
 
     Linear between grid points. Excess falls through zero once (concavity); the first crossing is taken.
     """

@@ -90,7 +90,9 @@ class Rule:
         return float(self.enter(signals) == entry)
 
     def _missing(self, name: str, value: float | None) -> MissingSignal:
-        return MissingSignal(f"strategy {self.strategy!r} needs the {name}, a number in [0, 1]; it got {value!r}")
+        return MissingSignal(
+            f"strategy {self.strategy!r} needs the {name}, a number in [0, 1]; it got {value!r}"
+        )
 
 
 def _is_number(value: float | None) -> bool:
@@ -217,7 +219,9 @@ class Policy:
         self.tiers = tiers
         self.explore_share = explore_share
         self.joint = tuple(joint)
-        self.thresholds = {name: _checked_threshold(thresholds[name]) for name in STRATEGIES if name in thresholds}
+        self.thresholds = {
+            name: _checked_threshold(thresholds[name]) for name in STRATEGIES if name in thresholds
+        }
         self.default_strategy = default
         self._rules: dict[tuple[str, float | None], Rule] = {}
         self.default = self.rule(None, None)
@@ -264,7 +268,9 @@ class Policy:
 
     def _make_rule(self, name: str, threshold: float | None) -> Rule:
         if name not in self.thresholds:
-            raise PolicyError(f"no strategy {name!r} in this policy; it has {', '.join(self.thresholds) or 'none'}")
+            raise PolicyError(
+                f"no strategy {name!r} in this policy; it has {', '.join(self.thresholds) or 'none'}"
+            )
         value = self.thresholds[name] if threshold is None else _checked_threshold(threshold)
         if name == "cascade":
             return CascadeRule(value, self.tiers, self.joint)

@@ -35,10 +35,10 @@ _PROBABILITIES = ("weak_adequate_raw", "adequate_raw")
 class ScoredPairs:
     """Aligned columns, each of shape (n,), for one weak and one strong model.
 
-    `prompt_id` and `group` are strings; `prompt_chars` and `answer_chars` lengths of the prompt and of the weak
-    answer (NaN where there is no answer); `q_weak`, `q_strong` in [0, 1]; `cost_weak`, `cost_strong` of the two
-    answers, `cost_route` of scoring the prompt and `cost_check` of judging the weak answer, all in one unit
-    (None for the first two: the examples carry no cost). `gain_raw` is the MF pre-router's
+    `prompt_id` and `group` are strings; `prompt_chars` and `answer_chars` lengths of the prompt and of the
+    weak answer (NaN where there is no answer); `q_weak`, `q_strong` in [0, 1]; `cost_weak`, `cost_strong` of
+    the two answers, `cost_route` of scoring the prompt and `cost_check` of judging the weak answer, all in
+    one unit (None for the first two: the examples carry no cost). `gain_raw` is the MF pre-router's
     sigmoid(s_strong) - sigmoid(s_weak) or its pairwise score, `weak_adequate_raw` its P(weak adequate),
     `difficulty_raw` the difficulty classifier's score (higher is harder), `adequate_raw` the evaluator's
     P(adequate) of the weak answer; each None where there is no such scorer.
@@ -92,7 +92,8 @@ class ScoredPairs:
         if bad.any():
             row = int(bad.argmax())
             raise ExamplesError(
-                f"column {name!r}, row {row} (prompt_id {self.prompt_id[row]!r}): {values[row]} is not {wanted}"
+                f"column {name!r}, row {row} (prompt_id {self.prompt_id[row]!r}): "
+                f"{values[row]} is not {wanted}"
             )
         return values
 
@@ -103,18 +104,21 @@ class ScoredPairs:
         """The rows at these positions (or under this boolean mask), in that order."""
         index = np.asarray(rows)
         index = np.flatnonzero(index) if index.dtype == np.bool_ else index.astype(np.int64)
-        arrays: dict[str, Any] = {name: getattr(self, name) for name in array_names()}
+        columns = ((name, getattr(self, name)) for name in array_names())
+        arrays: dict[str, Any] = {name: None if column is None else column[index] for name, column in columns}
         return ScoredPairs(
             weak=self.weak,
             strong=self.strong,
             prompt_id=[self.prompt_id[i] for i in index.tolist()],
             group=[self.group[i] for i in index.tolist()],
-            **{name: None if values is None else values[index] for name, values in arrays.items()},
+            **arrays,
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the file in one step: a reader finds the old one or the whole new one."""
-        arrays = {n: np.ascontiguousarray(getattr(self, n)) for n in array_names() if getattr(self, n) is not None}
+        arrays = {
+            n: np.ascontiguousarray(getattr(self, n)) for n in array_names() if getattr(self, n) is not None
+        }
         text = {"weak": self.weak, "strong": self.strong, "prompt_id": self.prompt_id, "group": self.group}
         payload = encode_tensors(arrays, metadata={"schema": SCHEMA, "text": json.dumps(text)})
         target = Path(path)
@@ -143,4 +147,6 @@ class ScoredPairs:
 
 def array_names() -> tuple[str, ...]:
     """The numeric columns, in the order of the class."""
-    return tuple(f.name for f in fields(ScoredPairs) if f.name not in ("weak", "strong", "prompt_id", "group"))
+    return tuple(
+        f.name for f in fields(ScoredPairs) if f.name not in ("weak", "strong", "prompt_id", "group")
+    )
