@@ -16,7 +16,7 @@ from typing import Literal, Protocol
 
 from routing.decision import Reason, Route
 from routing.errors import BackendError, BackendTimeout, ScorerError
-from routing.policy import Entry, Rule, Signals
+from routing.policy import Choice, Entry, Rule, Signals
 from routing.protocols import Answer
 
 Standing = Literal["ok", "client_error", "context_window", "failed"]
@@ -46,7 +46,8 @@ class Attempt(Protocol):
     async def close(self) -> None: ...
 
 
-Begin = Callable[[int], Awaitable[Attempt]]
+Begin = Callable[[int, bool], Awaitable[Attempt]]  # (tier, will it be judged)
+Choose = Callable[[Rule, Signals], Choice]  # an entry with its propensity, exploration included
 
 
 class Judge(Protocol):
@@ -67,7 +68,7 @@ class Judge(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FailurePolicy:
-    """What happens when a part fails: `scorer` to 'strong' or 'weak'; `strong` to the 'weak' answer or 'error'."""
+    """When a scorer fails, go to 'strong' or 'weak'; when strong fails, serve 'weak' or an 'error'."""
 
     scorer: Literal["strong", "weak"] = "strong"
     strong: Literal["weak", "error"] = "weak"
@@ -95,15 +96,18 @@ class Cascade:
         begin: Begin,
         judge: Judge,
         failure: FailurePolicy,
+        choose: Choose | None = None,
         allowed: Sequence[bool] | None = None,
         barred_reason: Reason = "capability",
     ) -> None:
-        """`allowed[i]` is False where tier i may not answer at all (window, capability)."""
+        """`choose` explores; without it the rule alone decides. `allowed[i]` is False where tier i may not
+        answer at all (window, capability)."""
         self._last = tiers - 1
         self._rule = rule
         self._begin = begin
         self._judge = judge
         self._failure = failure
+        self._choose = choose
         self._allowed = list(allowed) if allowed is not None else [True] * tiers
         self._barred_reason = barred_reason
         self._open: list[Attempt] = []
@@ -132,13 +136,11 @@ class Cascade:
             return Entry(self._last, False)
         try:
             await self._judge.read_prompt(self._rule, signals)
-            entry = self._rule.enter(signals)
+            entry = self._choose_entry(signals, route)
         except ScorerError as error:
             outcome.scorer_error = str(error)
             route.reason = "scorer_failed"
             entry = Entry(self._last if self._failure.scorer == "strong" else 0, False)
-        else:
-            route.reason = _entry_reason(self._rule.strategy, entry, self._last)
         route.route_score, route.difficulty = signals.route_score, signals.difficulty
         tier = entry.tier
         while not self._allowed[tier] and tier < self._last:
@@ -146,17 +148,26 @@ class Cascade:
             route.reason = self._barred_reason
         return entry if tier == entry.tier else Entry(tier, entry.check and tier < self._last)
 
+    def _choose_entry(self, signals: Signals, route: Route) -> Entry:
+        if self._choose is None:
+            entry, explored = self._rule.enter(signals), False
+        else:
+            choice = self._choose(self._rule, signals)
+            entry, explored, route.propensity = choice.entry, choice.explored, choice.propensity
+        route.reason = "explore" if explored else _entry_reason(self._rule.strategy, entry, self._last)
+        return entry
+
     async def _climb(self, entry: Entry, signals: Signals, outcome: Outcome) -> None:
         """Attempt tiers upwards from the entry until one is committed to."""
-        route, tier, check = outcome.route, entry.tier, entry.check
+        tier, check = entry.tier, entry.check
         entered = tier
         while True:
-            attempt, error = await self._attempt(tier)
+            judged = check and tier < self._last
+            attempt, error = await self._attempt(tier, judged)
             if attempt is not None and attempt.standing == "client_error":
                 self._commit(outcome, attempt, entered)
                 return
             if attempt is not None and attempt.standing == "ok":
-                judged = check and tier < self._last
                 try:
                     await (attempt.complete() if judged else attempt.ready())
                 except BackendError as broken:
@@ -172,9 +183,9 @@ class Cascade:
                 return
             tier = self._next(tier)
 
-    async def _attempt(self, tier: int) -> tuple[Attempt | None, BackendError | None]:
+    async def _attempt(self, tier: int, judged: bool) -> tuple[Attempt | None, BackendError | None]:
         try:
-            attempt = await self._begin(tier)
+            attempt = await self._begin(tier, judged)
         except BackendError as error:
             return None, error
         self._open.append(attempt)

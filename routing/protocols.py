@@ -35,8 +35,13 @@ class BackendRequest:
 class BackendReply(Protocol):
     """An answer whose status and headers are known; the body is read once, by `read` or by `chunks`."""
 
-    status: int
-    headers: Mapping[str, str]  # names in lower case
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Names in lower case."""
+        ...
 
     async def read(self) -> bytes:
         """The whole body. Raises `BackendError` when the connection breaks before its end."""

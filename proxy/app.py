@@ -1,0 +1,111 @@
+"""`create_app`: the server as a value built from its arguments. Nothing happens at import.
+
+FastAPI is the frame: it documents, validates and serves the endpoints that are our own. The proxied paths
+are taken out before its middleware, straight to the gateway, because they make up all of the load.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.types import Receive, Scope, Send
+
+from proxy.auth import KeyRing
+from proxy.call import Api
+from proxy.decision_log import NoDecisionLog, SqliteDecisionLog, sqlite_path
+from proxy.endpoints import add_endpoints
+from proxy.error_handlers import add_error_handlers
+from proxy.gateway import Gateway
+from proxy.metrics import Metrics
+from proxy.recorder import Recorder
+from proxy.scoring import NoScorers, Scorers
+from proxy.settings import Settings, read_secret
+from routing.errors import ScorerError, SettingsError
+from routing.protocols import Backend, DecisionLog
+
+_log = logging.getLogger("upshift")
+_PROXIED: dict[str, Api] = {"/v1/chat/completions": "chat", "/v1/completions": "completions"}
+
+
+class UpshiftApp(FastAPI):
+    """FastAPI with the proxied paths in front of it."""
+
+    gateway: Gateway
+    metrics: Metrics
+    ready: bool = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST":
+            api = _PROXIED.get(scope["path"])
+            if api is not None:
+                await self.gateway.serve(api, scope, receive, send)
+                return
+        await super().__call__(scope, receive, send)
+
+
+def create_app(
+    settings: Settings,
+    backends: Sequence[Backend],
+    scorers: Scorers | None = None,
+    log: DecisionLog | None = None,
+) -> UpshiftApp:
+    """The only wiring. `backends[i]` answers for `settings.tiers[i]`; without `scorers` all routed
+    prompts go to the last tier. Raises `SettingsError`.
+    """
+    ladder = settings.ladder()
+    if len(backends) != len(ladder):
+        raise SettingsError(f"{len(ladder)} tiers are configured, {len(backends)} backends were given")
+    judge = scorers or NoScorers(len(ladder))
+    if judge.policy.tiers not in (2, len(ladder)):
+        raise SettingsError(f"bundle: fitted for {judge.policy.tiers} tiers, {len(ladder)} are configured")
+    metrics = Metrics([tier.name for tier in ladder.tiers])
+    metrics.show_policy(judge.policy.version)
+    decisions = log or _open_log(settings, metrics)
+    keys = KeyRing(key.strip() for key in read_secret(settings.auth.keys_env).split(","))
+    recorder = Recorder(metrics, decisions, ladder, settings.log.store_text)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        assert isinstance(app, UpshiftApp)
+        try:
+            await app.gateway.scorers.warm()
+        except ScorerError:
+            _log.exception("a scorer does not run; requests will fail over as configured")
+        app.ready = True
+        yield
+        app.ready = False
+        await app.gateway.scorers.close()
+        for backend in backends:
+            await backend.close()
+        await decisions.close()
+
+    app = UpshiftApp(
+        title="Upshift",
+        summary="An OpenAI-compatible routing proxy: small model first, shift up when it must.",
+        lifespan=lifespan,
+        docs_url="/docs",
+        redoc_url=None,
+    )
+    app.metrics = metrics
+    app.gateway = Gateway(settings, ladder, backends, judge, keys, metrics, recorder)
+    add_endpoints(app, app.gateway, metrics, lambda: app.ready)
+    add_error_handlers(app)
+    return app
+
+
+def _open_log(settings: Settings, metrics: Metrics) -> DecisionLog:
+    if not settings.log.url:
+        return NoDecisionLog()
+    path = sqlite_path(settings.log.url)
+    return SqliteDecisionLog(
+        path, settings.log.flush_interval_s, settings.log.max_queued_rows, metrics.rows_dropped.inc
+    )
+
+
+def proxied_paths() -> dict[str, Any]:
+    """The paths that bypass FastAPI, for the documents that list them."""
+    return dict(_PROXIED)

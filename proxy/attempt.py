@@ -1,0 +1,215 @@
+"""One call to one tier, held back until the cascade commits to it.
+
+A plain answer is read whole. A stream is read only as far as the cascade asks: to its first content
+(`ready`) or to its end (`complete`); `proxy.relay` sends what is held and then the rest. What Upshift asked
+of the backend and the client did not (log-probabilities, the usage chunk) is noted here and taken out there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from proxy.call import Call
+from proxy.completion import StreamReader, Usage, read_answers, read_json, read_usage
+from proxy.sse import DONE, EventSplitter, EventTooLarge, event_data
+from proxy.wire_error import error_code
+from routing.cascade import Standing
+from routing.errors import BackendBroken
+from routing.protocols import Answer, Backend, BackendReply, BackendRequest
+from routing.tier import Tier
+
+_CLIENT_ERRORS = frozenset({400, 413, 422})
+_TAIL_BYTES = 4096
+_USAGE = re.compile(rb'"usage" ?: ?(\{(?:[^{}]|\{[^{}]*\})*\})')
+_FINISHED = re.compile(rb'"finish_reason" ?: ?"')
+_WINDOW_WORDS = ("context_length_exceeded", "maximum context length", "context window", "max_model_len")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What Upshift asks of a backend for itself; the client asked for neither."""
+
+    logprobs: bool = False
+    usage: bool = False
+
+
+class TierAttempt:
+    """A reply of tier `tier` to `call`."""
+
+    def __init__(self, tier: int, call: Call, reply: BackendReply, asked: Asked) -> None:
+        self.tier = tier
+        self.call = call
+        self.asked = asked
+        self.status = reply.status
+        self.headers = reply.headers
+        self.standing: Standing = "ok"
+        self.body = b""
+        self.data: dict[str, Any] | None = None
+        self.events: list[bytes] = []  # read, not yet sent
+        self.reader = StreamReader(call.api)
+        self.done = False  # the stream's [DONE] or the end of the connection was reached
+        self._reply = reply
+        self._splitter = EventSplitter()
+        self._pieces: AsyncIterator[bytes] | None = None
+
+    async def classify(self) -> None:
+        """For an error status: read the body and tell whose fault it is."""
+        if self.status < 400:
+            return
+        self.body = await self._reply.read()
+        self.standing = standing_of(self.status, self.body)
+
+    async def ready(self) -> None:
+        if not self.call.stream:
+            await self.complete()
+            return
+        while not self.reader.begun:
+            if not await self._pull() and not self.reader.begun:
+                raise BackendBroken("the stream ended before any content")
+
+    async def complete(self) -> None:
+        if self.call.stream:
+            while await self._pull():
+                pass
+            if not self.reader.finished:
+                raise BackendBroken("the stream ended before its finish reason")
+        elif self.data is None:
+            self.body = await self._reply.read()
+            self.data = read_json(self.body)
+
+    def answers(self) -> list[Answer]:
+        if self.call.stream:
+            return self.reader.answers() if self.done else []
+        return read_answers(self.data, self.call.api) if self.data is not None else []
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens as the backend counted them; for a stream that did not say, pieces seen."""
+        if not self.call.stream:
+            return read_usage(self.data) if self.data is not None else Usage()
+        if self.reader.usage.known:
+            return self.reader.usage
+        return Usage(0, self.reader.pieces)
+
+    async def raw_relay(self) -> AsyncIterator[bytes]:
+        """A pinned stream as it came; only what the backend left out at its end is mended.
+
+        Raises `BackendBroken` when the stream ends without a finish reason.
+        """
+        tail = b""
+        async for piece in self._stream():
+            self.reader.pieces += piece.count(b"data:")
+            tail = (tail + piece)[-_TAIL_BYTES:]
+            yield piece
+        self.done = True
+        for usage in _USAGE.findall(tail):
+            self.reader.usage = read_usage({"usage": decode_event(usage)})
+        if b"[DONE]" in tail:
+            return
+        if not _FINISHED.search(tail):
+            raise BackendBroken("the stream ended before its finish reason")
+        yield DONE if tail.endswith(b"\n\n") else b"\n\n" + DONE
+
+    async def raw_pieces(self) -> AsyncIterator[bytes]:
+        """The rest of the stream's bytes, for a relay that has taken over `events`."""
+        async for piece in self._stream():
+            yield piece
+
+    def take_splitter(self) -> EventSplitter:
+        """The splitter with whatever part of an event it holds."""
+        return self._splitter
+
+    async def close(self) -> None:
+        await self._reply.close()
+
+    def _stream(self) -> AsyncIterator[bytes]:
+        if self._pieces is None:
+            kind = self.headers.get("content-type", "")
+            if not kind.startswith("text/event-stream"):
+                raise BackendBroken(f"a stream was asked for, {kind or 'no content type'} came")
+            self._pieces = self._reply.chunks()
+        return self._pieces
+
+    async def _pull(self) -> bool:
+        """Read one piece. False at the end of the stream."""
+        if self.done:
+            return False
+        piece = await anext(self._stream(), b"")
+        try:
+            events = self._splitter.feed(piece) if piece else [self._splitter.rest()]
+        except EventTooLarge as error:
+            raise BackendBroken(str(error)) from error
+        for event in events:
+            data = event_data(event)
+            if data == b"[DONE]":
+                self.done = True
+                break
+            if data:
+                self.reader.add(decode_event(data))
+                self.events.append(event)
+        if not piece:
+            self.done = True
+        if self.done:
+            await self._reply.close()
+        return not self.done
+
+
+def decode_event(data: bytes) -> dict[str, Any]:
+    """An event's JSON. Raises `BackendBroken`."""
+    try:
+        chunk = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise BackendBroken("a stream event is not valid JSON") from error
+    if not isinstance(chunk, dict):
+        raise BackendBroken("a stream event is not a JSON object")
+    return chunk
+
+
+def standing_of(status: int, body: bytes) -> Standing:
+    """Whose fault an error status is: the client's, the window's, or the tier's."""
+    if status in _CLIENT_ERRORS:
+        words = error_code(body)
+        return "context_window" if any(word in words for word in _WINDOW_WORDS) else "client_error"
+    return "failed"
+
+
+async def begin_attempt(
+    backend: Backend,
+    index: int,
+    tier: Tier,
+    call: Call,
+    *,
+    judged: bool,
+    pinned: bool = False,
+    headers: Mapping[str, str],
+    timeout_s: float | None,
+) -> TierAttempt:
+    """Send `call` to `tier`. Raises `BackendError` when there was no reply at all.
+
+    A judged attempt asks for log-probabilities (the evaluator reads them), and a stream for its usage
+    chunk (cost), where the client did not.
+    """
+    asked = Asked(
+        logprobs=judged and not call.wants_logprobs and "logprobs" in tier.capabilities,
+        usage=not pinned and call.stream and not call.wants_usage and "stream_usage" in tier.capabilities,
+    )
+    changes: dict[str, bytes | None] = {"model": orjson.dumps(tier.model)}
+    if asked.logprobs:
+        changes["logprobs"] = b"true" if call.api == "chat" else b"0"
+    if asked.usage:
+        options = call.value("stream_options") or {}
+        changes["stream_options"] = orjson.dumps({**options, "include_usage": True})
+    request = BackendRequest(call.path, call.encode(changes), call.stream, headers, timeout_s)
+    reply = await backend.send(request)
+    attempt = TierAttempt(index, call, reply, asked)
+    try:
+        await attempt.classify()
+    except BaseException:
+        await attempt.close()
+        raise
+    return attempt

@@ -1,0 +1,162 @@
+"""Reading OpenAI's answers: plain bodies and stream chunks -> text, log-probabilities, usage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from proxy.call import Api
+from routing.errors import BackendBroken
+from routing.protocols import Answer
+from scorers.text import render_answer
+
+
+@dataclass(slots=True)
+class Usage:
+    """Tokens of one call, as the backend counted them; `known` is False where it did not say."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    known: bool = False
+
+
+def read_json(body: bytes) -> dict[str, Any]:
+    """A successful plain reply. Raises `BackendBroken` when it is no completion."""
+    try:
+        data = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise BackendBroken("the answer is not valid JSON") from error
+    if not isinstance(data, dict):
+        raise BackendBroken("the answer is not a JSON object")
+    if data.get("error"):
+        raise BackendBroken("an error came with status 200")
+    choices = data.get("choices")
+    if (
+        not isinstance(choices, list)
+        or not choices
+        or not all(isinstance(choice, dict) for choice in choices)
+    ):
+        raise BackendBroken("the answer holds no choices")
+    return data
+
+
+def read_usage(data: Mapping[str, Any]) -> Usage:
+    """The `usage` object of a body or chunk."""
+    usage = data.get("usage")
+    if not isinstance(usage, dict):
+        return Usage()
+    prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    return Usage(int(prompt or 0), int(completion or 0), known=prompt is not None)
+
+
+def read_answers(data: Mapping[str, Any], api: Api) -> list[Answer]:
+    """The choices of a plain body as the evaluator sees them."""
+    out = []
+    for choice in data["choices"]:
+        text = render_answer(choice.get("message")) if api == "chat" else str(choice.get("text") or "")
+        logprobs = _logprobs(choice.get("logprobs"))
+        out.append(Answer(text, choice.get("finish_reason"), logprobs, len(logprobs) if logprobs else None))
+    return out
+
+
+@dataclass(slots=True)
+class _Choice:
+    content: list[str] = field(default_factory=list)
+    refusal: list[str] = field(default_factory=list)
+    tools: dict[int, dict[str, str]] = field(default_factory=dict)
+    logprobs: list[float] = field(default_factory=list)
+    finish_reason: str | None = None
+
+
+class StreamReader:
+    """Adds up stream chunks to the answers they carry."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self._choices: dict[int, _Choice] = {}
+        self.usage = Usage()
+        self.model = ""
+        self.pieces = 0  # chunks with content: about one a token
+
+    @property
+    def begun(self) -> bool:
+        """Whether any content, refusal, tool call or finish reason has come."""
+        return self.pieces > 0 or any(choice.finish_reason for choice in self._choices.values())
+
+    @property
+    def finished(self) -> bool:
+        """Whether every choice seen has its finish reason."""
+        return bool(self._choices) and all(choice.finish_reason for choice in self._choices.values())
+
+    def add(self, chunk: Mapping[str, Any]) -> None:
+        """One decoded chunk. Raises `BackendBroken` for an error event or something else altogether."""
+        if chunk.get("error"):
+            raise BackendBroken("an error came inside the stream")
+        choices = chunk.get("choices")
+        if not isinstance(choices, list):
+            raise BackendBroken("a stream event holds no choices")
+        if not self.model:
+            self.model = str(chunk.get("model") or "")
+        if isinstance(chunk.get("usage"), dict):
+            self.usage = read_usage(chunk)
+        for item in choices:
+            if isinstance(item, dict):
+                self._add_choice(item)
+
+    def answers(self) -> list[Answer]:
+        """What has come so far, by choice index."""
+        out = []
+        for _, choice in sorted(self._choices.items()):
+            message = {
+                "content": "".join(choice.content),
+                "refusal": "".join(choice.refusal) or None,
+                "tool_calls": [{"function": call} for _, call in sorted(choice.tools.items())],
+            }
+            logprobs = choice.logprobs or None
+            tokens = len(logprobs) if logprobs else None
+            out.append(Answer(render_answer(message), choice.finish_reason, logprobs, tokens))
+        return out
+
+    def _add_choice(self, item: Mapping[str, Any]) -> None:
+        choice = self._choices.setdefault(int(item.get("index") or 0), _Choice())
+        delta = item.get("delta") if self._api == "chat" else {"content": item.get("text")}
+        if isinstance(delta, dict):
+            self.pieces += _add_delta(choice, delta)
+        choice.logprobs.extend(_logprobs(item.get("logprobs")) or ())
+        if item.get("finish_reason"):
+            choice.finish_reason = str(item["finish_reason"])
+
+
+def _add_delta(choice: _Choice, delta: Mapping[str, Any]) -> int:
+    before = len(choice.content) + len(choice.refusal)
+    if isinstance(delta.get("content"), str) and delta["content"]:
+        choice.content.append(delta["content"])
+    if isinstance(delta.get("refusal"), str) and delta["refusal"]:
+        choice.refusal.append(delta["refusal"])
+    calls = delta.get("tool_calls") or []
+    if isinstance(delta.get("function_call"), dict):
+        calls = [{"index": 0, "function": delta["function_call"]}]
+    for call in calls:
+        function = call.get("function") or {}
+        held = choice.tools.setdefault(int(call.get("index") or 0), {"name": "", "arguments": ""})
+        held["name"] += function.get("name") or ""
+        held["arguments"] += function.get("arguments") or ""
+    return len(choice.content) + len(choice.refusal) - before + len(calls)
+
+
+def _logprobs(data: object) -> list[float] | None:
+    """Token log-probabilities of chat's `{"content": [...]}` or completions' `{"token_logprobs": [...]}`."""
+    if not isinstance(data, dict):
+        return None
+    content = data.get("content")
+    values: Iterable[object]
+    if isinstance(content, list):
+        values = (item.get("logprob") for item in content if isinstance(item, dict))
+    elif isinstance(data.get("token_logprobs"), list):
+        values = data["token_logprobs"]
+    else:
+        return None
+    return [float(value) for value in values if isinstance(value, int | float)]

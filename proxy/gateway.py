@@ -1,0 +1,343 @@
+"""The driver of a proxied request: every step in order.
+
+    authenticate -> read -> parse -> resolve the model -> pinned: relay, routed: cascade, then relay -> record
+
+It is a plain ASGI application, below FastAPI's middleware: a proxied request pays for nothing it does not
+use. Work that the client need not wait for (metrics, the decision log) comes after its last byte.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import orjson
+
+from proxy.attempt import TierAttempt, begin_attempt
+from proxy.auth import KeyRing
+from proxy.call import Api, Call, parse_call
+from proxy.judge import RequestJudge
+from proxy.metrics import Metrics
+from proxy.models import ModelNames, Pinned, Routed
+from proxy.record import Record
+from proxy.recorder import Recorder
+from proxy.relay import StreamRelay, plain_body
+from proxy.rules import allowed_tiers
+from proxy.scoring import Scorers
+from proxy.settings import Settings
+from proxy.wire import (
+    ClientGone,
+    ClientWatch,
+    Headers,
+    Receive,
+    Scope,
+    Send,
+    header,
+    read_body,
+    send_end,
+    send_pieces,
+    send_start,
+    send_whole,
+)
+from proxy.wire_error import ApiError, from_backend_error, from_backend_reply
+from routing.cascade import Cascade, FailurePolicy, Outcome
+from routing.deadline import Deadline
+from routing.decision import Route
+from routing.errors import BackendError
+from routing.policy import Signals
+from routing.protocols import Backend
+from routing.tier import Ladder
+
+_REQUEST_ID = re.compile(rb"[!-~]{1,128}")
+_SSE = (b"content-type", b"text/event-stream; charset=utf-8")
+_LABELS: dict[Api, str] = {"chat": "chat_completions", "completions": "completions"}
+_NO_CACHE = (b"cache-control", b"no-cache")
+
+
+@dataclass(slots=True)
+class Request:
+    """One request on its way through the steps."""
+
+    send: Send
+    call: Call
+    record: Record
+    headers: Headers
+    deadline: Deadline
+    forwarded: Mapping[str, str]
+    started: bool = False  # the response's first byte is out: no error status, no switch any more
+
+
+class Gateway:
+    """`/v1/chat/completions` and `/v1/completions`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        ladder: Ladder,
+        backends: Sequence[Backend],
+        scorers: Scorers,
+        keys: KeyRing,
+        metrics: Metrics,
+        recorder: Recorder,
+    ) -> None:
+        self.settings = settings
+        self.ladder = ladder
+        self.scorers = scorers
+        self.keys = keys
+        self.names = ModelNames(ladder, settings.routing.strategy, settings.routing.threshold)
+        self._backends = backends
+        self._metrics = metrics
+        self._recorder = recorder
+        self._failure = FailurePolicy(settings.routing.on_scorer_failure, settings.routing.on_strong_failure)
+
+    async def serve(self, api: Api, scope: Scope, receive: Receive, send: Send, label: str = "") -> Record:
+        """One request from its first byte to its row in the log; `label` names the API in metrics."""
+        record = Record(label or _LABELS[api], _request_id(header(scope, b"x-request-id")))
+        self._metrics.in_flight.inc()
+        try:
+            await self._answer(api, scope, receive, send, record)
+        except ClientGone:
+            record.outcome = "cancelled"
+        finally:
+            self._metrics.in_flight.dec()
+            record.total_s = time.perf_counter() - record.started
+            self._recorder.finish(record)
+        return record
+
+    async def _answer(self, api: Api, scope: Scope, receive: Receive, send: Send, record: Record) -> None:
+        headers: Headers = [(b"x-request-id", record.request_id.encode())]
+        try:
+            self.keys.check(header(scope, b"authorization"))
+            body = await read_body(scope, receive, self.settings.server.max_body_bytes)
+            call = parse_call(api, body, self.settings.server.max_messages)
+            strategy = header(scope, b"x-upshift-strategy")
+            target = self.names.resolve(
+                call.model,
+                strategy.decode("latin-1") if strategy else None,
+                call.options,
+                self.scorers.policy,
+            )
+        except ApiError as error:
+            await self._send_error(send, record, headers, error)
+            return
+        request = Request(
+            send, call, record, headers, Deadline(self.settings.server.request_timeout_s),
+            {"x-request-id": record.request_id, **_traced(scope)},
+        )  # fmt: skip
+        record.stream = call.stream
+        async with ClientWatch(receive) as client:
+            try:
+                if isinstance(target, Pinned):
+                    await self._pinned(request, target)
+                else:
+                    await self._routed(request, target)
+            except ApiError as error:
+                await self._fail(request, error)
+        if client.gone:
+            record.outcome = "cancelled"
+
+    async def _pinned(self, request: Request, target: Pinned) -> None:
+        """No routing: the backend's bytes as they are, the decision in headers only."""
+        call, record, tier = request.call, request.record, self.ladder[target.tier]
+        record.strategy = "pinned"
+        route = record.route = Route(target.tier, "pinned", "pinned", "pinned")
+        self._recorder.begin(record, target.tier)
+        attempt = await self._begin_pinned(request, target.tier)
+        request.headers += _decision_headers(route, tier.name, tier.model)
+        try:
+            if attempt.status >= 400:
+                await self._relay_error(request, attempt)
+                return
+            request.headers += _passed_on(attempt.headers)
+            if call.stream:
+                await self._stream(request, attempt, attempt.raw_relay())
+            else:
+                await attempt.complete()
+                self._recorder.settle(record, attempt, served=True)
+                request.headers.append((b"x-upshift-cost-usd", b"%.10g" % record.cost_usd))
+                record.status = attempt.status
+                await send_whole(request.send, attempt.status, request.headers, attempt.body)
+        except BackendError as error:
+            raise from_backend_error(error, tier.name) from error
+        finally:
+            await attempt.close()
+            self._recorder.settle(record, attempt, served=True)
+
+    async def _begin_pinned(self, request: Request, tier: int) -> TierAttempt:
+        try:
+            return await self._begin(request, tier, judged=False, pinned=True)
+        except BackendError as error:
+            raise from_backend_error(error, self.ladder[tier].name) from error
+
+    async def _routed(self, request: Request, target: Routed) -> None:
+        """The cascade decides; nothing goes out before it has."""
+        call, record, scorers = request.call, request.record, self.scorers
+        judge = RequestJudge(scorers, call, self.settings.routing.scorer_timeout_s)
+        allowed, barred = allowed_tiers(call, self.ladder, judge.prompt)
+        record.strategy = target.rule.strategy
+        self._recorder.note_prompt(record, judge.prompt)
+
+        async def begin(tier: int, judged: bool) -> TierAttempt:
+            use = self._recorder.begin(record, tier)
+            try:
+                attempt = await self._begin(request, tier, judged=judged)
+            except BackendError:
+                self._recorder.end(use, "error")
+                raise
+            if attempt.standing != "ok":
+                self._recorder.end(use, "error")
+            return attempt
+
+        choose = scorers.policy.choose if target.plain else None
+        cascade = Cascade(len(self.ladder), target.rule, begin, judge, self._failure, choose, allowed, barred)
+        outcome = await cascade.run(Signals(draw=random.random()), scorers.policy.version)
+        route = record.route = outcome.route
+        record.scorer_error, record.hard_check = outcome.scorer_error, outcome.hard_check
+        await self._show(request, outcome, route)
+
+    async def _show(self, request: Request, outcome: Outcome, route: Route) -> None:
+        """Send what the cascade committed to."""
+        record, tier = request.record, self.ladder[route.tier]
+        for rejected in outcome.rejected:
+            assert isinstance(rejected, TierAttempt)
+            self._recorder.settle(record, rejected)
+        if outcome.error is not None:
+            raise from_backend_error(outcome.error, tier.name) from outcome.error
+        attempt = outcome.attempt
+        assert isinstance(attempt, TierAttempt)
+        try:
+            if attempt.standing != "ok":
+                request.headers += _decision_headers(route, tier.name, tier.model)
+                await self._relay_error(request, attempt)
+                return
+            if route.decision == "degraded":
+                record.outcome = "degraded"
+            model = _served_model(attempt, tier.model)
+            request.headers += _decision_headers(route, tier.name, model)
+            request.headers += _passed_on(attempt.headers)
+            if request.call.stream:
+                relay = StreamRelay(attempt, lambda usage: self._field(record, attempt, route, model))
+                await self._stream(request, attempt, relay.pieces())
+            else:
+                body = plain_body(attempt, lambda usage: self._field(record, attempt, route, model))
+                request.headers.append((b"x-upshift-cost-usd", b"%.10g" % record.cost_usd))
+                record.status = attempt.status
+                await send_whole(request.send, attempt.status, request.headers, body)
+        except BackendError as error:
+            raise from_backend_error(error, tier.name) from error
+        finally:
+            await attempt.close()
+            self._recorder.settle(record, attempt, served=True)
+
+    def _field(self, record: Record, attempt: TierAttempt, route: Route, model: str) -> bytes:
+        """The body field `upshift`, once the usage is known."""
+        self._recorder.settle(record, attempt, served=True)
+        return orjson.dumps(
+            {
+                "tier": self.ladder[route.tier].name,
+                "model": model,
+                "decision": route.decision,
+                "reason": route.reason,
+                "strategy": route.strategy,
+                "threshold": route.threshold,
+                "route_score": route.route_score,
+                "evaluator_score": route.answer_score,
+                "policy": route.policy_version,
+                "cost_usd": record.cost_usd,
+            }
+        )
+
+    async def _stream(self, request: Request, attempt: TierAttempt, pieces: AsyncIterator[bytes]) -> None:
+        """A committed stream: from the first byte on a failure is an error event and a proper end."""
+        record = request.record
+        record.status = attempt.status
+        first = await anext(pieces, b"")  # a stream that breaks before any byte is still an error status
+        request.headers += [_SSE, _NO_CACHE]
+        request.started = True
+        await send_start(request.send, attempt.status, request.headers)
+        record.first_byte_s = time.perf_counter() - record.started
+        await request.send({"type": "http.response.body", "body": first, "more_body": True})
+        await send_pieces(request.send, pieces)
+        await send_end(request.send)
+
+    async def _begin(self, request: Request, tier: int, *, judged: bool, pinned: bool = False) -> TierAttempt:
+        return await begin_attempt(
+            self._backends[tier], tier, self.ladder[tier], request.call, judged=judged, pinned=pinned,
+            headers=request.forwarded, timeout_s=request.deadline.left_s(),
+        )  # fmt: skip
+
+    async def _relay_error(self, request: Request, attempt: TierAttempt) -> None:
+        """A backend's error reply, in OpenAI's shape."""
+        tier = self.ladder[attempt.tier]
+        error = from_backend_reply(attempt.status, attempt.body, attempt.headers, tier.name)
+        await self._fail(request, error, upstream=attempt.standing == "failed")
+
+    async def _fail(self, request: Request, error: ApiError, upstream: bool = True) -> None:
+        """Report a failure: a status while that is possible, an error event after the first byte."""
+        record = request.record
+        if request.started:
+            record.outcome = "timeout" if error.status == 504 else "upstream_error"
+            event = b"data: " + error.body() + b"\n\n"
+            await send_end(request.send, event)
+            return
+        await self._send_error(request.send, record, request.headers, error, upstream=upstream)
+
+    async def _send_error(
+        self, send: Send, record: Record, headers: Headers, error: ApiError, upstream: bool = False
+    ) -> None:
+        record.status = error.status
+        if error.status == 504:
+            record.outcome = "timeout"
+        elif upstream or error.status >= 500:
+            record.outcome = "upstream_error"
+        else:
+            record.outcome = "client_error"
+        await send_whole(send, error.status, headers + error.headers(), error.body())
+
+
+def _request_id(given: bytes | None) -> str:
+    if given is not None and _REQUEST_ID.fullmatch(given):
+        return given.decode()
+    return "req_" + os.urandom(12).hex()
+
+
+def _traced(scope: Scope) -> dict[str, str]:
+    """W3C trace context goes on to the backend; nothing else of the client's headers does."""
+    names = (b"traceparent", b"tracestate")
+    return {key.decode(): value.decode("latin-1") for key, value in scope["headers"] if key in names}
+
+
+def _passed_on(headers: Mapping[str, str]) -> Headers:
+    """The backend's headers a client may see: OpenAI's own, nothing that belongs to a hop."""
+    out: Headers = []
+    for name, value in headers.items():
+        if name == "content-type" or name.startswith(("openai-", "x-ratelimit-")):
+            if name == "content-type" and value.startswith("text/event-stream"):
+                continue
+            out.append((name.encode("latin-1"), value.encode("latin-1")))
+    return out
+
+
+def _served_model(attempt: TierAttempt, default: str) -> str:
+    name = attempt.data.get("model") if attempt.data is not None else attempt.reader.model
+    return name if isinstance(name, str) and name else default
+
+
+def _decision_headers(route: Route, tier: str, model: str) -> Headers:
+    out: Headers = [
+        (b"x-upshift-tier", tier.encode()),
+        (b"x-upshift-model", model.encode("latin-1", "replace")),
+        (b"x-upshift-decision", route.decision.encode()),
+        (b"x-upshift-reason", route.reason.encode()),
+    ]
+    if route.route_score is not None:
+        out.append((b"x-upshift-route-score", b"%.6f" % route.route_score))
+    if route.answer_score is not None:
+        out.append((b"x-upshift-evaluator-score", b"%.6f" % route.answer_score))
+    if route.policy_version:
+        out.append((b"x-upshift-policy", route.policy_version.encode()))
+    return out

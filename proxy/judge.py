@@ -1,0 +1,70 @@
+"""Reads the prompt before and the answer after a weak attempt, for one request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from proxy.call import Call
+from proxy.scoring import Scorers
+from routing.errors import ScorerError
+from routing.policy import Rule, Signals
+from routing.protocols import Answer
+from scorers.checks import Expectation, failed_check
+from scorers.text import render_content, render_prompt
+
+
+def prompt_text(call: Call) -> str:
+    """The text of a call's prompt as every scorer sees it."""
+    if call.api == "chat":
+        return render_prompt(call.messages)
+    prompt = call.prompt
+    if isinstance(prompt, list) and prompt and not isinstance(prompt[0], str):
+        return ""  # token ids: nothing a scorer can read
+    return render_content(prompt)
+
+
+def expectation(call: Call) -> Expectation:
+    """What the call asks of the form of its answer."""
+    form: Any = call.value("response_format")
+    kind = form.get("type") if isinstance(form, dict) else None
+    return Expectation(
+        client_limit=call.max_tokens is not None or call.api == "completions",
+        json=kind in ("json_object", "json_schema"),
+        tools="tools" in call.fields or "functions" in call.fields,
+    )
+
+
+class RequestJudge:
+    """`routing.cascade.Judge` for one call. A score later than `timeout_s` (0: no limit) has failed."""
+
+    def __init__(self, scorers: Scorers, call: Call, timeout_s: float) -> None:
+        self._scorers = scorers
+        self._timeout_s = timeout_s or None
+        self._expect = expectation(call)
+        self.prompt = prompt_text(call)
+
+    async def read_prompt(self, rule: Rule, signals: Signals) -> None:
+        if not rule.needs_prompt_scores:
+            return
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._scorers.read_prompt(self.prompt, signals)
+        except TimeoutError as error:
+            raise ScorerError(f"no prompt score within {self._timeout_s} s") from error
+
+    def hard_check(self, answers: Sequence[Answer]) -> str | None:
+        for answer in answers:
+            failed = failed_check(answer, self._expect)
+            if failed is not None:
+                return failed
+        return None
+
+    async def score_answers(self, answers: Sequence[Answer]) -> float:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                scores = await self._scorers.score_answers(self.prompt, answers)
+        except TimeoutError as error:
+            raise ScorerError(f"no answer score within {self._timeout_s} s") from error
+        return min(scores)

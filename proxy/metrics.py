@@ -1,0 +1,172 @@
+"""Prometheus metrics of the contract, with bounded labels; right with any number of workers.
+
+With several workers `PROMETHEUS_MULTIPROC_DIR` is set before this module is imported (`proxy.server` does
+it): prometheus_client then keeps every value in memory-mapped files that one scrape adds up.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from proxy.record import Record
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_FAST_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
+_SCORES = tuple(i / 20 for i in range(1, 21))
+_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class Metrics:
+    """All metrics of one server. Children are looked up once and kept: a request pays only increments."""
+
+    def __init__(self, tier_names: Sequence[str]) -> None:
+        self.registry = CollectorRegistry()
+        self._tiers = list(tier_names)
+        registry = self.registry
+        self._requests = Counter(
+            "upshift_requests", "Requests answered.", ["api", "strategy", "outcome"], registry=registry
+        )
+        self._decisions = Counter(
+            "upshift_decisions", "How answers came about.", ["decision", "reason"], registry=registry
+        )
+        self._seconds = Histogram(
+            "upshift_request_seconds",
+            "Whole request.",
+            ["api", "decision"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._first = Histogram(
+            "upshift_time_to_first_token_seconds",
+            "First byte of a stream.",
+            ["decision"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.overhead = Histogram(
+            "upshift_overhead_seconds",
+            "Time that is Upshift's own.",
+            ["stage"],
+            buckets=_FAST_SECONDS,
+            registry=registry,
+        )
+        self._score = Histogram(
+            "upshift_score", "Scores as the policy saw them.", ["scorer"], buckets=_SCORES, registry=registry
+        )
+        self.scorer_seconds = Histogram(
+            "upshift_scorer_seconds",
+            "One batch of a scorer.",
+            ["scorer"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.scorer_batch = Histogram(
+            "upshift_scorer_batch_size", "Texts in a batch.", ["scorer"], buckets=_BATCHES, registry=registry
+        )
+        self.cache = Counter(
+            "upshift_cache_requests", "Look-ups in a cache.", ["cache", "result"], registry=registry
+        )
+        self._backend = Counter(
+            "upshift_backend_requests", "Calls to backends.", ["tier", "outcome"], registry=registry
+        )
+        self._backend_seconds = Histogram(
+            "upshift_backend_seconds", "Calls to backends.", ["tier"], buckets=_SECONDS, registry=registry
+        )
+        self._tokens = Counter(
+            "upshift_tokens", "Tokens paid for.", ["tier", "kind", "served"], registry=registry
+        )
+        self._cost = Counter(
+            "upshift_cost_usd", "Cost of all calls, rejected answers included.", ["tier"], registry=registry
+        )
+        self._baseline = Counter(
+            "upshift_baseline_cost_usd",
+            "Cost had the strongest tier answered.",
+            ["estimated"],
+            registry=registry,
+        )
+        self._fail_open = Counter(
+            "upshift_fail_open", "Scorer failures.", ["scorer", "reason"], registry=registry
+        )
+        self.rows_dropped = Counter("upshift_log_rows_dropped", "Decision log rows lost.", registry=registry)
+        self.in_flight = Gauge(
+            "upshift_in_flight_requests",
+            "Requests being answered.",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self.policy_info = Gauge(
+            "upshift_policy_info",
+            "The policy in force.",
+            ["version"],
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
+        self._children: dict[tuple[object, ...], object] = {}
+
+    def show_policy(self, version: str) -> None:
+        """The version that decides from now on."""
+        self.policy_info.clear()
+        self.policy_info.labels(version).set(1)
+
+    def observe(self, record: Record) -> None:
+        """Count one finished request."""
+        decision = record.route.decision if record.route is not None else "none"
+        self._counter(self._requests, record.api, record.strategy, record.outcome).inc()
+        self._histogram(self._seconds, record.api, decision).observe(record.total_s)
+        if record.first_byte_s is not None:
+            self._histogram(self._first, decision).observe(record.first_byte_s)
+        route = record.route
+        if route is not None:
+            self._counter(self._decisions, decision, route.reason).inc()
+            if route.route_score is not None:
+                self._histogram(self._score, "mf").observe(route.route_score)
+            if route.difficulty is not None:
+                self._histogram(self._score, "difficulty").observe(route.difficulty)
+            if route.answer_score is not None:
+                self._histogram(self._score, "evaluator").observe(route.answer_score)
+        if record.scorer_error is not None:
+            self._counter(self._fail_open, "any", "failed").inc()
+        self._observe_uses(record)
+
+    def render(self) -> bytes:
+        """The exposition text, summed over workers where there are several."""
+        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+            return generate_latest(self.registry)
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)
+
+    def _observe_uses(self, record: Record) -> None:
+        for use in record.uses:
+            tier, served = self._tiers[use.tier], "true" if use.served else "false"
+            self._counter(self._backend, tier, use.outcome).inc()
+            self._histogram(self._backend_seconds, tier).observe(use.seconds)
+            if use.prompt_tokens:
+                self._counter(self._tokens, tier, "prompt", served).inc(use.prompt_tokens)
+            if use.completion_tokens:
+                self._counter(self._tokens, tier, "completion", served).inc(use.completion_tokens)
+            if use.cost_usd:
+                self._counter(self._cost, tier).inc(use.cost_usd)
+        if record.baseline_usd:
+            self._counter(self._baseline, "true" if record.baseline_estimated else "false").inc(
+                record.baseline_usd
+            )
+
+    def _counter(self, metric: Counter, *labels: str) -> Counter:
+        key = (metric, *labels)
+        child = self._children.get(key)
+        if not isinstance(child, Counter):
+            child = self._children[key] = metric.labels(*labels)
+        return child
+
+    def _histogram(self, metric: Histogram, *labels: str) -> Histogram:
+        key = (metric, *labels)
+        child = self._children.get(key)
+        if not isinstance(child, Histogram):
+            child = self._children[key] = metric.labels(*labels)
+        return child

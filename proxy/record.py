@@ -1,0 +1,53 @@
+"""What is remembered of one request: the source of its metrics and of its row in the decision log."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Literal
+
+from routing.decision import Route
+
+Outcome = Literal["ok", "client_error", "upstream_error", "timeout", "shed", "cancelled", "degraded"]
+
+
+@dataclass(slots=True)
+class TierUse:
+    """One tier's part in a request."""
+
+    tier: int
+    outcome: str  # ok, error, timeout, unavailable, cancelled
+    seconds: float
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost_usd: float = 0.0
+    served: bool = False
+
+
+@dataclass(slots=True)
+class Record:
+    """Filled while the request runs; times are monotonic seconds."""
+
+    api: str
+    request_id: str
+    started: float = field(default_factory=time.perf_counter)
+    strategy: str = "none"
+    outcome: Outcome = "ok"
+    status: int = 0
+    stream: bool = False
+    route: Route | None = None
+    prompt_id: str = ""
+    prompt: str | None = None  # only where text is kept
+    answer: str | None = None
+    first_byte_s: float | None = None
+    total_s: float = 0.0
+    uses: list[TierUse] = field(default_factory=list)
+    scorer_error: str | None = None
+    hard_check: str | None = None
+    baseline_usd: float = 0.0
+    baseline_estimated: bool = False
+
+    @property
+    def cost_usd(self) -> float:
+        """All that the request cost, rejected answers included; US dollars."""
+        return sum(use.cost_usd for use in self.uses)

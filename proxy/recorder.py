@@ -1,0 +1,108 @@
+"""Keeps a request's account while it runs, and hands it to the metrics and the decision log at its end."""
+
+from __future__ import annotations
+
+import time
+
+from proxy.attempt import TierAttempt
+from proxy.completion import Usage
+from proxy.metrics import Metrics
+from proxy.record import Record, TierUse
+from routing.protocols import DecisionLog
+from routing.tier import Ladder, Tier
+from scorers.text import prompt_id
+
+
+class Recorder:
+    """The accounts of all requests. `store_text` keeps prompts and answers in the log, off by default."""
+
+    def __init__(self, metrics: Metrics, log: DecisionLog, ladder: Ladder, store_text: bool) -> None:
+        self._metrics = metrics
+        self._log = log
+        self._ladder = ladder
+        self._store_text = store_text
+
+    def note_prompt(self, record: Record, prompt: str) -> None:
+        """Its hash always, its text only where text is kept."""
+        record.prompt_id = prompt_id(prompt)
+        if self._store_text:
+            record.prompt = prompt
+
+    def begin(self, record: Record, tier: int) -> TierUse:
+        """A call to a tier starts."""
+        use = TierUse(tier, "pending", time.perf_counter())
+        record.uses.append(use)
+        return use
+
+    def end(self, use: TierUse, outcome: str, usage: Usage | None = None, tier: Tier | None = None) -> None:
+        """It has ended; tokens are priced where they are known."""
+        if use.outcome == "pending":
+            use.outcome = outcome
+            use.seconds = time.perf_counter() - use.seconds
+        if usage is not None and tier is not None:
+            use.prompt_tokens, use.completion_tokens = usage.prompt_tokens, usage.completion_tokens
+            use.cost_usd = tier.cost_usd(usage.prompt_tokens, usage.completion_tokens)
+
+    def settle(self, record: Record, attempt: TierAttempt, served: bool = False) -> None:
+        """Note what an attempt used, rejected or served. Safe to call again when more is known."""
+        for use in record.uses:
+            if use.tier == attempt.tier:
+                broken = attempt.standing != "ok"
+                self.end(use, "error" if broken else "ok", attempt.usage, self._ladder[attempt.tier])
+                use.served = served and not broken
+        if served and self._store_text and (answers := attempt.answers()):
+            record.answer = answers[0].text
+
+    def finish(self, record: Record) -> None:
+        """The request is over: count it and log it."""
+        for use in record.uses:
+            self.end(use, "cancelled" if record.outcome == "cancelled" else "error")
+        self._price_baseline(record)
+        self._metrics.observe(record)
+        if record.route is not None:
+            self._log.record(self._row(record))
+
+    def _price_baseline(self, record: Record) -> None:
+        """What always-strong would have cost: its tokens where it ran, else those of the answer served."""
+        last = self._ladder.last
+        strong = [use for use in record.uses if use.tier == last and use.cost_usd]
+        if strong:
+            record.baseline_usd = strong[-1].cost_usd
+            return
+        served = [use for use in record.uses if use.served]
+        if served:
+            record.baseline_estimated = True
+            record.baseline_usd = self._ladder[last].cost_usd(
+                served[0].prompt_tokens, served[0].completion_tokens
+            )
+
+    def _row(self, record: Record) -> dict[str, object]:
+        route = record.route
+        assert route is not None
+        return {
+            "request_id": record.request_id,
+            "at": time.time(),
+            "api": record.api,
+            "stream": record.stream,
+            "strategy": record.strategy,
+            "threshold": route.threshold,
+            "policy": route.policy_version,
+            "prompt_id": record.prompt_id,
+            "decision": route.decision,
+            "reason": route.reason,
+            "tier": self._ladder[route.tier].name,
+            "propensity": route.propensity,
+            "route_score": route.route_score,
+            "difficulty": route.difficulty,
+            "answer_score": route.answer_score,
+            "outcome": record.outcome,
+            "status": record.status,
+            "prompt_tokens": sum(use.prompt_tokens for use in record.uses),
+            "completion_tokens": sum(use.completion_tokens for use in record.uses),
+            "cost_usd": record.cost_usd,
+            "baseline_usd": record.baseline_usd,
+            "total_s": record.total_s,
+            "first_byte_s": record.first_byte_s,
+            "prompt": record.prompt,
+            "answer": record.answer,
+        }

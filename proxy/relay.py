@@ -1,0 +1,135 @@
+"""A committed answer on its way to the client.
+
+Until its end a committed stream is passed on as the bytes that came: a piece is looked into only when it
+holds one of a few byte patterns (a finish reason, a usage object, an error, `[DONE]`) or was cut inside an
+event. The event that carries the finish reason is held back until the next one is seen, because the field
+`upshift` has to ride on the last chunk that is there anyway, and its cost is known only with the usage.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Callable
+
+import orjson
+
+from proxy.attempt import TierAttempt, decode_event
+from proxy.completion import Usage
+from proxy.sse import DONE, EventTooLarge, data_event, event_data
+from routing.errors import BackendBroken
+
+_LOOK_INTO = re.compile(rb'"finish_reason" ?: ?"|"usage" ?: ?\{|"error" ?:|\[DONE\]|\r|\nevent:|\A:')
+Field = Callable[[Usage], bytes]  # the JSON of the field `upshift`, once the usage is known
+
+
+def with_field(json_object: bytes, field: bytes) -> bytes:
+    """A JSON object with `"upshift": field` added at its end; every other byte as it was."""
+    head = json_object.rstrip()
+    if not head.endswith(b"}"):
+        raise BackendBroken("the answer is not a JSON object")
+    head = head[:-1].rstrip()
+    comma = b"" if head.endswith(b"{") else b","
+    return head + comma + b'"upshift":' + field + b"}"
+
+
+def plain_body(attempt: TierAttempt, field: Field) -> bytes:
+    """The body of a plain routed answer: what Upshift asked for itself out, `upshift` in."""
+    data = attempt.data
+    body = attempt.body
+    if data is not None and attempt.asked.logprobs:
+        for choice in data["choices"]:
+            choice["logprobs"] = None
+        body = orjson.dumps(data)
+    return with_field(body, field(attempt.usage))
+
+
+class StreamRelay:
+    """The events of one routed stream, in the order and form the client gets them."""
+
+    def __init__(self, attempt: TierAttempt, field: Field) -> None:
+        self._attempt = attempt
+        self._field = field
+        self._kept: bytes | None = None  # data of the finish event, until what follows it is known
+        self._ended = False
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """Bytes for the client. Raises `BackendError` when the stream breaks; nothing is sent after that."""
+        attempt = self._attempt
+        held, attempt.events = attempt.events, []
+        out = b"".join(self._event(event, counted=True) for event in held)
+        if attempt.done:
+            yield out + self._finish()
+            return
+        if out:
+            yield out
+        splitter = attempt.take_splitter()
+        async for piece in attempt.raw_pieces():
+            if (
+                not splitter.holding
+                and piece.endswith(b"\n\n")
+                and self._kept is None
+                and not _LOOK_INTO.search(piece)
+            ):
+                attempt.reader.pieces += piece.count(b"data:")
+                yield piece
+                continue
+            try:
+                events = splitter.feed(piece)
+            except EventTooLarge as error:
+                raise BackendBroken(str(error)) from error
+            out = b"".join(self._event(event) for event in events)
+            if out:
+                yield out
+            if self._ended:
+                break
+        else:
+            if tail := splitter.rest():
+                yield self._event(tail)
+        await attempt.close()
+        yield self._finish()
+
+    def _event(self, event: bytes, counted: bool = False) -> bytes:
+        """What the client gets for one event; b'' when it is kept back, dropped, or after the end."""
+        data = event_data(event)
+        if not data:
+            return b"" if self._ended else event  # a comment
+        if data == b"[DONE]":
+            self._ended = True
+        if self._ended:
+            return b""
+        attempt = self._attempt
+        before, self._kept = self._kept, None
+        looked = _LOOK_INTO.search(data) is not None
+        chunk = decode_event(data) if looked or attempt.asked.logprobs else None
+        if chunk is not None and not counted:
+            attempt.reader.add(chunk)
+        elif not counted:
+            attempt.reader.pieces += 1
+        if chunk is not None and attempt.asked.logprobs:
+            for choice in chunk["choices"]:
+                choice["logprobs"] = None
+            data = orjson.dumps(chunk)
+            event = data_event(data)
+        if chunk is not None and isinstance(chunk.get("usage"), dict) and not chunk["choices"]:
+            return self._usage_event(before, data)
+        out = data_event(before) if before is not None else b""
+        if chunk is not None and any(choice.get("finish_reason") for choice in chunk["choices"]):
+            self._kept = data
+            return out
+        return out + event
+
+    def _usage_event(self, before: bytes | None, data: bytes) -> bytes:
+        field = self._field(self._attempt.usage)
+        if self._attempt.asked.usage:  # ours: only the finish event goes on, with the field
+            self._kept = None
+            return data_event(with_field(before, field)) if before is not None else b""
+        head = data_event(before) if before is not None else b""
+        return head + data_event(with_field(data, field))
+
+    def _finish(self) -> bytes:
+        """The end of the stream. Raises `BackendBroken` when it ended without a finish reason."""
+        if not self._attempt.reader.finished:
+            raise BackendBroken("the stream ended before its finish reason")
+        kept, self._kept = self._kept, None
+        out = b"" if kept is None else data_event(with_field(kept, self._field(self._attempt.usage)))
+        return out + DONE

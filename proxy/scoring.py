@@ -1,0 +1,54 @@
+"""What the gateway needs of a bundle: calibrated scores, off the event loop, and the policy over them.
+
+`scorers` computes raw scores, `routing` holds the calibration and the policy; neither knows the other. They
+meet here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from routing.policy import Policy, Signals
+from routing.protocols import Answer
+
+
+class Scorers(Protocol):
+    """The scorers and the policy of one bundle, swapped as one."""
+
+    policy: Policy
+
+    async def read_prompt(self, prompt: str, signals: Signals) -> None:
+        """Fill `route_score` and `difficulty`. Raises `ScorerError`."""
+        ...
+
+    async def score_answers(self, prompt: str, answers: Sequence[Answer]) -> list[float]:
+        """P(adequate) of each answer, in [0, 1]. Raises `ScorerError`."""
+        ...
+
+    async def warm(self) -> None:
+        """Run each scorer once, so that the first request does not pay for it. Raises `ScorerError`."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class NoScorers:
+    """Stands where there is no bundle: routed prompts all go to the strong tier, which is always right."""
+
+    def __init__(self, tiers: int) -> None:
+        self.policy = Policy(
+            version="none", default="random", thresholds={"random": 0.0}, tiers=tiers, explore_share=0.0
+        )
+
+    async def read_prompt(self, prompt: str, signals: Signals) -> None:
+        return
+
+    async def score_answers(self, prompt: str, answers: Sequence[Answer]) -> list[float]:
+        return [0.0] * len(answers)
+
+    async def warm(self) -> None:
+        return
+
+    async def close(self) -> None:
+        return
