@@ -1,14 +1,15 @@
 """The two architectures: a small Phi that is cheap and often wrong, a larger Mistral that is mostly right.
 
-Heads are 32 wide because vLLM serves no narrower ones, and Phi's output layer has its own weights and bias
-because vLLM's Phi shares none. Both read 1,024 positions although training texts are under 128 tokens long:
-prompts that long are served, not understood.
+Heads are 32 wide because vLLM serves no narrower ones. Both output layers have their own weights: vLLM's Phi
+shares none, and the Mistral learned faster without. Both read 1,024 positions although training texts are
+under 128 tokens long: prompts that long are served, not understood.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from transformers import MistralConfig, MistralForCausalLM, PhiConfig, PhiForCausalLM
 
 CONTEXT_TOKENS = 1024
@@ -32,7 +33,10 @@ def build_weak(vocab_size: int, token_ids: dict[str, int]) -> PhiForCausalLM:
         initializer_range=0.05,
         **_common(token_ids),
     )
-    return PhiForCausalLM(config)
+    model = PhiForCausalLM(config)
+    for layer in model.model.layers:
+        _start_silent(layer.self_attn.dense, layer.mlp.fc2)
+    return model
 
 
 def build_strong(vocab_size: int, token_ids: dict[str, int]) -> MistralForCausalLM:
@@ -41,21 +45,30 @@ def build_strong(vocab_size: int, token_ids: dict[str, int]) -> MistralForCausal
         vocab_size=vocab_size,
         hidden_size=128,
         intermediate_size=384,
-        num_hidden_layers=5,
+        num_hidden_layers=4,
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=32,
         max_position_embeddings=CONTEXT_TOKENS,
         sliding_window=None,
-        tie_word_embeddings=True,
+        tie_word_embeddings=False,
         initializer_range=0.05,
         **_common(token_ids),
     )
-    return MistralForCausalLM(config)
+    model = MistralForCausalLM(config)
+    for layer in model.model.layers:
+        _start_silent(layer.self_attn.o_proj, layer.mlp.down_proj)
+    return model
 
 
 def _common(token_ids: dict[str, int]) -> dict[str, Any]:
     return {**token_ids, "attn_implementation": "sdpa"}
+
+
+def _start_silent(*outputs: torch.nn.Linear) -> None:
+    """Zero what a layer first adds to the residual stream: worth a third of the first 300 steps here."""
+    for output in outputs:
+        torch.nn.init.zeros_(output.weight)
 
 
 def count_parameters(model: Any) -> int:

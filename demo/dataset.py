@@ -1,8 +1,8 @@
 """Training examples of the language models: a rendered chat, of which only the answer is learned.
 
-Prompts are mostly random numbers and names, so learning to predict them would cost capacity and teach nothing.
-Batches are cut from examples of like length, which keeps padding under a few per cent. Drawing and tokenising
-cost about 60 microseconds an example.
+Prompts are mostly random numbers and names, so learning to predict them would cost capacity and teach
+nothing. Batches are cut from examples of like length, which keeps padding under a few per cent. Drawing and
+tokenising cost about 60 microseconds an example.
 """
 
 from __future__ import annotations

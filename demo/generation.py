@@ -1,8 +1,8 @@
 """Batched, KV-cached generation in which rows join and leave between steps.
 
 A batch holds one cache of keys and values per layer, padded on the left so that all rows end at the same
-column. A new row is prefilled by itself and glued on; a finished or abandoned row is cut out. Attention sees a
-mask of real columns, and positions count real tokens only, so a row's answer does not depend on its
+column. A new row is prefilled by itself and glued on; a finished or abandoned row is cut out. Attention sees
+a mask of real columns, and positions count real tokens only, so a row's answer does not depend on its
 neighbours (beyond float rounding). One step costs about 3 ms for one row of the larger demo model and 10 ms
 for sixty on one core.
 """
@@ -174,12 +174,12 @@ def _sample(logprobs: Tensor, sampling: Sampling, random: torch.Generator) -> in
 def generate_all(
     model: Any, eos_id: int, prompts: Sequence[Sequence[int]], sampling: Sampling, width: int = 128
 ) -> list[Row]:
-    """Answer every prompt, `width` rows at a time, shortest prompts first. Returns rows in the order given."""
+    """Answer every prompt, `width` rows at a time, shortest first. Returns rows in the order given."""
     rows = [Row(prompt, sampling) for prompt in prompts]
     waiting = sorted(rows, key=lambda row: len(row.prompt_ids), reverse=True)
     batch = Batch(model, eos_id)
     while waiting or batch.rows:
-        # Refilled only when a quarter has left: prefilling a few rows at a time would cost more than it gives.
+        # Refilled only when a quarter has left: prefilling few rows at a time costs more than it gives.
         if waiting and len(batch.rows) <= width * 3 // 4:
             batch.join([waiting.pop() for _ in range(min(width - len(batch.rows), len(waiting)))])
         else:

@@ -10,11 +10,11 @@ from typing import Any
 
 from demo.accuracy import measure_accuracy
 from demo.architectures import STRONG_ID, WEAK_ID, count_parameters
-from demo.pair import load_model
+from demo.pair import MODELS, load_model
 from demo.tasks import draw_tasks
 
 TEST_TASKS = 3000
-# The strong model's tokens are priced like those of a 7-billion-parameter model; the weak one's in proportion to
+# The strong model is priced like one of 7 billion parameters; the weak one in proportion to
 # its parameters. Only the ratio matters to the demo.
 _STRONG_USD_PER_MILLION_TOKENS = 0.20
 
@@ -69,3 +69,9 @@ def _find_revision() -> str | None:
         ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False
     )
     return found.stdout.strip() or None
+
+
+def read_prices(models: Path | None = None) -> dict[str, float]:
+    """US dollars a token, prompt and answer alike, by model id. Raises `OSError` without `prices.json`."""
+    table = json.loads(((models or MODELS) / "prices.json").read_text())["usd_per_million_tokens"]
+    return {name: usd / 1e6 for name, usd in table.items()}

@@ -47,7 +47,7 @@ class Muon(torch.optim.Optimizer):
                 buffer = self.state[weight].setdefault("momentum", torch.zeros_like(weight))
                 buffer.lerp_(weight.grad, 1 - group["momentum"])
                 update = orthogonalise(weight.grad.lerp(buffer, group["momentum"]))  # Nesterov's look ahead
-                # An orthogonal (R, C) matrix has root mean square 1/sqrt(max(R, C)); AdamW's update has about 0.2.
+                # An orthogonal (R, C) matrix has RMS 1/sqrt(max(R, C)); an update of AdamW has about 0.2.
                 size = 0.2 * max(weight.shape) ** 0.5
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
                 weight.add_(update, alpha=-group["lr"] * size)

@@ -1,9 +1,10 @@
-"""The tokenizer of both embedded models, trained on drawn prompts and answers: bytes, merged into common words.
+"""The tokenizer of both embedded models, trained on drawn prompts and answers: bytes, merged into common
+words.
 
 Any text encodes and decodes back to itself, because the alphabet is the 256 bytes. Merging is held to words
-that follow a space or start with a capital: a word in quotes stays a row of single letters, and a number a row
-of single digits, which is what lets a small model spell and add. The chat template marks each turn with one
-special token, so a message costs two tokens more than its text. Building takes about two seconds.
+that follow a space or start with a capital: a word in quotes stays a row of single letters, and a number a
+row of single digits, which is what lets a small model spell and add. The chat template marks each turn with
+one special token, so a message costs two tokens more than its text. Building takes about two seconds.
 """
 
 from __future__ import annotations

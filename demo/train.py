@@ -45,14 +45,14 @@ class Recipe:
     steps: int
     batch_size: int
     matrix_lr: float
-    other_lr: float = 3e-3
+    other_lr: float
     warmup_steps: int = 50
     seed: int = 0
 
 
 RECIPES = {
-    "weak": Recipe(build_weak, steps=2500, batch_size=64, matrix_lr=1e-2),
-    "strong": Recipe(build_strong, steps=3500, batch_size=64, matrix_lr=1e-2),
+    "weak": Recipe(build_weak, steps=6000, batch_size=64, matrix_lr=1e-2, other_lr=3e-3),
+    "strong": Recipe(build_strong, steps=4000, batch_size=64, matrix_lr=4e-3, other_lr=2e-3),
 }
 
 

@@ -1,6 +1,7 @@
 """Sums, differences and products of two numbers, and sums of three.
 
-What makes one hard is a carry, not the size that the eye sees, so the prompt tells little about who can do it.
+What makes one hard is a carry, not the size that the eye sees, so the prompt tells little about who can do
+it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _PHRASES = ("What is {}?", "Work out {}.", "Calculate {}.", "How much is {}?", "
 def draw(rng: random.Random) -> Task:
     """One question such as `What is 17 + 28?`, solved as `17 + 28 = 45`."""
     kind = rng.random()
-    top = rng.choice((9, 30, 60, 99))
+    top = rng.choice((9, 20, 30, 60))
     a, b = rng.randint(1, top), rng.randint(1, top)
     if kind < 0.35:
         question, steps, result = f"{a} + {b}", f"{a} + {b} = {a + b}", a + b
@@ -25,10 +26,10 @@ def draw(rng: random.Random) -> Task:
         a, b = max(a, b), min(a, b)
         question, steps, result = f"{a} - {b}", f"{a} - {b} = {a - b}", a - b
     elif kind < 0.8:
-        a, b = rng.randint(2, 12), rng.randint(2, 9)
+        a, b = rng.randint(2, 10), rng.randint(2, 9)
         question, steps, result = f"{a} * {b}", f"{a} * {b} = {a * b}", a * b
     else:
-        a, b, c = (rng.randint(1, min(top, 40)) for _ in range(3))
+        a, b, c = (rng.randint(1, min(top, 20)) for _ in range(3))
         question, result = f"{a} + {b} + {c}", a + b + c
         steps = f"{a} + {b} = {a + b}, {a + b} + {c} = {result}"
     return Task(NAME, rng.choice(_PHRASES).format(question), str(result), steps)

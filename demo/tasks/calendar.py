@@ -41,18 +41,16 @@ _MONTH_EARLIER = (
 def draw(rng: random.Random) -> Task:
     """One question such as `Today is Monday. What day is it in 9 days?`."""
     later = rng.random() < 0.6
-    name = rng.choice(NAMES)
+    sign, name = "+" if later else "-", rng.choice(NAMES)
     if rng.random() < 0.3:
-        steps, start = rng.randint(2, 11), rng.randrange(12)
+        steps, start = rng.randint(2, 8), rng.randrange(12)
         result = MONTHS[(start + steps if later else start - steps) % 12]
         prompt = rng.choice(_MONTH_LATER if later else _MONTH_EARLIER).format(MONTHS[start], steps, name)
-        return Task(NAME, prompt, result, result)
-    steps, start = rng.randint(2, rng.choice((7, 14, 40))), rng.randrange(7)
-    weeks, rest = divmod(steps, 7)
-    result = DAYS[(start + rest if later else start - rest) % 7]
+        return Task(NAME, prompt, result, f"{MONTHS[start]} {sign} {steps} is {result}")
+    steps, start = rng.randint(2, rng.choice((7, 14, 20))), rng.randrange(7)
+    result = DAYS[(start + steps if later else start - steps) % 7]
     prompt = rng.choice(_DAY_LATER if later else _DAY_EARLIER).format(DAYS[start], steps, name)
-    working = f"{steps} = {weeks} * 7 + {rest}, {DAYS[start]} {'+' if later else '-'} {rest} is {result}"
-    return Task(NAME, prompt, result, working if weeks else result)
+    return Task(NAME, prompt, result, f"{DAYS[start]} {sign} {steps} is {result}")
 
 
 FAMILY = Family(NAME, draw, ends_in_word)

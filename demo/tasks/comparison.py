@@ -23,7 +23,7 @@ def draw(rng: random.Random) -> Task:
     """One question such as `Ben is older than Ann. Ann is older than Carl. Who is the oldest?`."""
     kind = rng.random()
     if kind < 0.4:
-        numbers = rng.sample(range(2, rng.choice((60, 100, 300))), rng.choice((2, 3, 4, 5)))
+        numbers = rng.sample(range(2, rng.choice((60, 100, 200))), rng.choice((2, 3, 4)))
         larger = rng.random() < 0.5
         listed = ", ".join(map(str, numbers[:-1])) + f" or {numbers[-1]}"
         result = str(max(numbers) if larger else min(numbers))

@@ -19,7 +19,7 @@ _WHO = ("Who has {} {}?", "Whose are the {} {}?", "Which of them has {} {}?")
 
 def draw(rng: random.Random) -> Task:
     """One question such as `Anna has 4 pens, Ben has 9 pens. How many pens does Ben have?`."""
-    count = rng.choice((2, 3, 4, 5))
+    count = rng.choice((2, 3, 3, 4))
     people = rng.sample(NAMES, count)
     # Few kinds of things: then neither the name nor the thing alone settles which fact is meant.
     kinds = rng.sample(THINGS, 2)

@@ -16,14 +16,14 @@ def draw(rng: random.Random) -> Task:
     kind = rng.random()
     length = rng.choice((3, 4, 4))
     if kind < 0.45:
-        step, start = rng.randint(2, 12), rng.randint(1, 50)
+        step, start = rng.randint(2, 9), rng.randint(1, 30)
         terms = [start + i * step for i in range(length + 1)]
     elif kind < 0.7:
-        step = rng.randint(2, 12)
-        start = step * length + rng.randint(0, 50)
+        step = rng.randint(2, 9)
+        start = step * length + rng.randint(0, 25)
         terms = [start - i * step for i in range(length + 1)]
     elif kind < 0.9:
-        step, start = rng.randint(1, 8), rng.randint(1, 30)
+        step, start = rng.randint(1, 5), rng.randint(1, 20)
         terms = [start + sum(step + j for j in range(i)) for i in range(length + 1)]
     else:
         start = rng.randint(1, 12)

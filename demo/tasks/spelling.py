@@ -22,7 +22,7 @@ _SWAP = ("In '{0}', replace '{1}' by '{2}'.", "Write '{0}' with '{2}' for '{1}'.
 def draw(rng: random.Random) -> Task:
     """One question such as `Spell 'planet' backwards.`, answered by one word."""
     kind = rng.random()
-    word = draw_spellable(rng, rng.choice((4, 6, 8)))
+    word = draw_spellable(rng, rng.choice((4, 5, 7)))
     if kind < 0.5:
         result, prompt = word[::-1], rng.choice(_REVERSE).format(word)
     elif kind < 0.75:

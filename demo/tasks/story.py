@@ -19,7 +19,7 @@ def draw(rng: random.Random) -> Task:
     who, other = rng.sample(NAMES, 2)
     thing = rng.choice(THINGS)
     if rng.random() < 0.25:
-        bags, each = rng.randint(2, 9), rng.randint(2, 12)
+        bags, each = rng.randint(2, 6), rng.randint(2, 9)
         total = bags * each
         spent = rng.randint(1, total - 1)
         text = (
@@ -28,11 +28,11 @@ def draw(rng: random.Random) -> Task:
         steps = [f"{bags} * {each} = {total}", f"{total} - {spent} = {total - spent}"]
         total -= spent
     else:
-        total = rng.randint(3, rng.choice((20, 50)))
+        total = rng.randint(3, rng.choice((10, 20, 30)))
         text, steps = f"{who} has {total} {thing}", []
-        for _ in range(rng.choice((1, 2, 2, 3))):
+        for _ in range(rng.choice((1, 2, 2))):
             gain = total < 4 or rng.random() < 0.5
-            amount = rng.randint(1, rng.choice((9, 40)) if gain else total - 1)
+            amount = rng.randint(1, rng.choice((9, 20)) if gain else total - 1)
             text += f" and {rng.choice(_GAINS if gain else _LOSSES).format(amount, other)}"
             after = total + amount if gain else total - amount
             steps.append(f"{total} {'+' if gain else '-'} {amount} = {after}")
