@@ -5,10 +5,11 @@ fixed before the row is seen, which for every distribution with mean at most m i
 Ville's inequality the capital ever reaches 1/delta with probability at most delta: reaching it is the proof.
 Any rule for b is valid; a good one decides the power. Ours plays for reaching 1/delta by the last row: the
 bet of a trader who hedges a digital option paying 1/delta, b = phi(d) / (p s sqrt(rows left)), with
-p = delta * capital, d the normal quantile of p and s the spread so far. Were the rows normal this would have the power of the
-z-test, which no test exceeds; simulated on differences like ours it rejected .93 where the betting
-confidence sequence of Waudby-Smith & Ramdas 2024 rejected .86 and an invalid z-test .99 (n = 448), .51
-against .38 and .59 (n = 900, small effect). The spread may be started from other data, since any b is valid.
+p = delta * capital, d the normal quantile of p and s the spread so far. Were the rows normal this would have
+the power of the z-test, which no test exceeds. Simulated on differences like ours it rejected .93 where the
+betting confidence sequence of Waudby-Smith & Ramdas 2024 rejected .86 and an invalid z-test .99 (n = 448),
+and .51 against .38 and .59 (n = 900, small effect). The spread may be started from other data: any b is
+valid.
 
 **Share.** Clopper & Pearson 1934, by bisection on the binomial tail.
 
