@@ -1,0 +1,73 @@
+"""Matrix factorisation at serving time: for a fixed model it is one dot product with the query vector.
+
+    s(m, q) = w2 . (v_m * (W1 v_q + b)) + a_m + u . v_q + c
+            = [(w2 * v_m) W1 + u] . v_q + [(w2 * v_m) . b + a_m + c]
+
+so the bundle's tensors are folded at load into one probe (d,) and one intercept per tier. The derivation
+of both forms stands in `scorers/torch/matrix_factorisation.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from scorers.errors import ScorerFileError
+
+FORMS = ("correctness", "pairwise")
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """1 / (1 + e^-x) without overflow."""
+    return 0.5 * (1.0 + np.tanh(0.5 * x))
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixFactorisation:
+    """The probes of the tiers: `probes` (tiers, d), `intercepts` (tiers,), cheapest tier first."""
+
+    form: str
+    probes: np.ndarray
+    intercepts: np.ndarray
+
+    @classmethod
+    def fold(
+        cls, tensors: Mapping[str, np.ndarray], models: Sequence[str], tiers: Sequence[str], form: str
+    ) -> MatrixFactorisation:
+        """Fold the bundle's tensors for these tiers. Raises `ScorerFileError` on an unknown form or model."""
+        if form not in FORMS:
+            raise ScorerFileError(f"mf: form {form!r} is unknown; there are: {', '.join(FORMS)}")
+        missing = [tier for tier in tiers if tier not in models]
+        if missing:
+            raise ScorerFileError(f"mf: no vector for {missing[0]!r}; fitted were: {', '.join(models)}")
+        try:
+            t = {name: np.asarray(tensors[name], dtype=np.float64) for name in ("v", "W1", "b", "w2", "a", "u", "c")}
+        except KeyError as exc:
+            raise ScorerFileError(f"mf: tensor {exc.args[0]!r} is missing") from None
+        rows = [list(models).index(tier) for tier in tiers]
+        weighted = t["v"][rows] * t["w2"]  # (tiers, k)
+        probes = weighted @ t["W1"] + t["u"]
+        intercepts = weighted @ t["b"] + t["a"][rows] + t["c"]
+        return cls(form, probes.astype(np.float32), intercepts.astype(np.float32))
+
+    def logits(self, vectors: np.ndarray) -> np.ndarray:
+        """s(m, q) for N query vectors (N, d): shape (N, tiers)."""
+        if vectors.shape[1] != self.probes.shape[1]:
+            raise ScorerFileError(
+                f"mf was fitted on vectors of {self.probes.shape[1]} dimensions, the encoder gives {vectors.shape[1]}"
+            )
+        return vectors @ self.probes.T + self.intercepts
+
+    def adequacy(self, vectors: np.ndarray) -> np.ndarray:
+        """P(tier adequate), (N, tiers) in (0, 1).
+
+        The pairwise form knows only who wins: there the last tier's number is P(it beats the first) and
+        the others' its complement.
+        """
+        scores = self.logits(vectors)
+        if self.form == "correctness":
+            return sigmoid(scores)
+        wins = sigmoid(scores[:, -1:] - scores[:, :-1])  # (N, tiers - 1)
+        return np.concatenate([1.0 - wins, wins[:, :1]], axis=1)

@@ -1,0 +1,213 @@
+"""A bundle's scorers, ready to score batches: synchronous, no torch, thread-safe.
+
+    load_scorers(folder, manifest["scorers"], threads) -> BundleScorers
+        .score_prompts([prompt, ...])            -> PromptScores
+        .score_answers([(prompt, answer), ...])  -> P(adequate), (N,)
+
+Raw means uncalibrated: the maps and thresholds are the policy's. Encoders that are the same (same files,
+no adapters, no own weights, same length) run in one session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from scorers.answer import AnswerLike
+from scorers.embedders import Embedder, HttpEmbedder, is_remote
+from scorers.encoders import EncoderFolder, resolve_encoder
+from scorers.errors import ScorerFileError, ScoringFailed
+from scorers.features import FEATURE_NAMES, features_of
+from scorers.runtime.difficulty import DifficultyHead
+from scorers.runtime.evaluator import EvaluatorHead
+from scorers.runtime.graph import Adapter
+from scorers.runtime.heads import ScorerFile, read_scorer_file
+from scorers.runtime.mf import MatrixFactorisation
+from scorers.runtime.session import EncoderSession
+
+
+@dataclass(frozen=True, slots=True)
+class PromptScores:
+    """What the prompt alone says, raw. Each of shape (N,).
+
+    `gain` in [-1, 1]: P(strong adequate) - P(weak adequate) by MF. `weak_adequate`, `strong_adequate` in
+    [0, 1]. `difficulty` in [-1, 1]: the classifier's gain, None where the bundle has no classifier.
+    """
+
+    gain: np.ndarray
+    weak_adequate: np.ndarray
+    strong_adequate: np.ndarray
+    difficulty: np.ndarray | None
+
+
+@dataclass(frozen=True, slots=True)
+class BundleScorers:
+    """All scorers of one bundle. `evaluator` is None in a bundle that was fitted without answers."""
+
+    embedder: Embedder
+    mf: MatrixFactorisation
+    difficulty: tuple[EncoderSession, DifficultyHead] | None
+    evaluator: tuple[EncoderSession, EvaluatorHead] | None
+
+    def score_prompts(self, prompts: Sequence[str]) -> PromptScores:
+        """Raises `ScoringFailed` when a number is not finite, `EncoderError` when a remote encoder fails."""
+        chances = self.mf.adequacy(self.embedder.embed(prompts))  # (N, tiers)
+        gain = chances[:, -1] - chances[:, 0]
+        difficulty = None
+        if self.difficulty is not None:
+            session, head = self.difficulty
+            difficulty = head.gain(session.embed_prompts(prompts))
+        _check_finite("prompt", gain if difficulty is None else gain + difficulty)
+        return PromptScores(gain, chances[:, 0], chances[:, -1], difficulty)
+
+    def score_answers(self, pairs: Sequence[tuple[str, AnswerLike]]) -> np.ndarray:
+        """Raw P(adequate) of each answer, shape (N,). Raises `ScoringFailed` in a bundle without evaluator."""
+        if self.evaluator is None:
+            raise ScoringFailed("this bundle has no evaluator: it was fitted on a table without answers")
+        session, head = self.evaluator
+        tokens = session.tokenizer.encode_pairs([(prompt, answer.text) for prompt, answer in pairs])
+        scores = head.adequacy(session.pool(tokens), features_of(pairs))
+        _check_finite("answer", scores)
+        return scores
+
+
+def load_scorers(
+    folder: Path, manifest_scorers: Mapping[str, Any], threads: int | None = None
+) -> BundleScorers:
+    """Load the scorers that a manifest's `scorers` section describes from the bundle's folder.
+
+    `threads` is ONNX Runtime's pool for one run (None: its choice). Raises `ScorerFileError` naming file
+    and field, or `EncoderError`.
+    """
+    sessions = _Sessions(threads)
+    mf_entry = _entry(manifest_scorers, "mf")
+    difficulty_entry = manifest_scorers.get("difficulty")
+    evaluator_entry = manifest_scorers.get("evaluator")
+    return BundleScorers(
+        embedder=_open_embedder(mf_entry, sessions),
+        mf=_load_mf(folder, mf_entry),
+        difficulty=_load_difficulty(folder, difficulty_entry, sessions) if difficulty_entry else None,
+        evaluator=_load_evaluator(folder, evaluator_entry, sessions) if evaluator_entry else None,
+    )
+
+
+class _Sessions:
+    """Opens encoder sessions, sharing those that would be equal."""
+
+    def __init__(self, threads: int | None) -> None:
+        self._threads = threads
+        self._plain: dict[tuple[str, int], EncoderSession] = {}
+
+    def open(
+        self, encoder: Mapping[str, Any], adapters: Mapping[str, Adapter], weights_path: Path | None
+    ) -> EncoderSession:
+        folder = _check_encoder(encoder)
+        max_tokens = int(encoder["max_tokens"])
+        if adapters or weights_path is not None:
+            return EncoderSession(folder, max_tokens, self._threads, adapters, weights_path)
+        key = (str(encoder["sha256"]), max_tokens)
+        if key not in self._plain:
+            self._plain[key] = EncoderSession(folder, max_tokens, self._threads)
+        return self._plain[key]
+
+
+def _check_encoder(encoder: Mapping[str, Any]) -> EncoderFolder:
+    """The encoder that the manifest names, or a refusal when it is another one by now."""
+    name, pinned, dimension = (_field(encoder, "encoder", key) for key in ("name", "sha256", "dimension"))
+    folder = resolve_encoder(name)
+    if folder.dimension != dimension:
+        raise ScorerFileError(
+            f"manifest field encoder.dimension is {dimension}, encoder {name!r} has {folder.dimension}"
+        )
+    found = folder.sha256()
+    if found != pinned:
+        raise ScorerFileError(
+            f"manifest field encoder.sha256 is {pinned[:12]}..., encoder {name!r} here has {found[:12]}...: "
+            "the bundle was fitted on other weights"
+        )
+    return folder
+
+
+class _SessionEmbedder:
+    """Query vectors from a local session."""
+
+    def __init__(self, session: EncoderSession) -> None:
+        self._session = session
+        self.dimension = session.folder.dimension
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        return self._session.embed_prompts(texts)
+
+
+def _open_embedder(entry: Mapping[str, Any], sessions: _Sessions) -> Embedder:
+    encoder = _field(entry, "mf", "encoder")
+    name = _field(encoder, "mf.encoder", "name")
+    if is_remote(name):
+        return HttpEmbedder.from_name(name, dimension=int(_field(encoder, "mf.encoder", "dimension")))
+    return _SessionEmbedder(sessions.open(encoder, {}, None))
+
+
+def _load_mf(folder: Path, entry: Mapping[str, Any]) -> MatrixFactorisation:
+    path = folder / _field(entry, "mf", "file")
+    try:
+        tensors = load_file(str(path))
+    except (SafetensorError, OSError) as exc:
+        raise ScorerFileError(f"{path} cannot be read as safetensors: {exc}") from exc
+    models, tiers, form = (_field(entry, "mf", key) for key in ("models", "tiers", "form"))
+    mf = MatrixFactorisation.fold(tensors, models, tiers, form)
+    dimension = int(_field(_field(entry, "mf", "encoder"), "mf.encoder", "dimension"))
+    if mf.probes.shape[1] != dimension:
+        raise ScorerFileError(
+            f"{path}: fitted on vectors of {mf.probes.shape[1]} dimensions, manifest says {dimension}"
+        )
+    return mf
+
+
+def _open_head(
+    folder: Path, entry: Mapping[str, Any], scorer: str, sessions: _Sessions
+) -> tuple[EncoderSession, ScorerFile]:
+    file = read_scorer_file(folder / _field(entry, scorer, "file"), float(entry.get("adapter_scale", 1.0)))
+    weights = entry.get("weights")
+    encoder = _field(entry, scorer, "encoder")
+    return sessions.open(encoder, file.adapters, folder / weights if weights else None), file
+
+
+def _load_difficulty(
+    folder: Path, entry: Mapping[str, Any], sessions: _Sessions
+) -> tuple[EncoderSession, DifficultyHead]:
+    session, file = _open_head(folder, entry, "difficulty", sessions)
+    return session, DifficultyHead.read(file, session.folder.dimension)
+
+
+def _load_evaluator(
+    folder: Path, entry: Mapping[str, Any], sessions: _Sessions
+) -> tuple[EncoderSession, EvaluatorHead]:
+    fitted = _field(entry, "evaluator", "features")
+    if list(fitted) != list(FEATURE_NAMES):
+        changed = sorted(set(fitted) ^ set(FEATURE_NAMES)) or ["their order"]
+        raise ScorerFileError(
+            f"manifest field scorers.evaluator.features differs from this version's in {', '.join(changed)}"
+        )
+    session, file = _open_head(folder, entry, "evaluator", sessions)
+    return session, EvaluatorHead.read(file, session.folder.dimension)
+
+
+def _entry(scorers: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    return _field(scorers, "scorers", name)
+
+
+def _field(mapping: Mapping[str, Any], where: str, key: str) -> Any:  # noqa: ANN401 - JSON
+    if not isinstance(mapping, Mapping) or mapping.get(key) is None:
+        raise ScorerFileError(f"manifest field {where}.{key} is missing")
+    return mapping[key]
+
+
+def _check_finite(what: str, values: np.ndarray) -> None:
+    if not np.isfinite(values).all():
+        raise ScoringFailed(f"a {what} score is not a finite number")

@@ -1,0 +1,143 @@
+"""An encoder running in ONNX Runtime: token ids in, pooled vectors out.
+
+The built graph is cached under UPSHIFT_CACHE (default ~/.cache/upshift) by the hash of everything that
+went into it, written to a temporary name and renamed, so a killed build leaves nothing half-written. A
+cache folder that cannot be written costs a rebuild at each start (0.6 s for MiniLM), never a failure.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from scorers.encoders import EncoderFolder
+from scorers.errors import EncoderError, ScoringFailed
+from scorers.runtime.graph import GRAPH_VERSION, Adapter, build_graph
+from scorers.tokenizer import TextTokenizer, TokenIds, length_buckets
+
+MAX_BATCH_ROWS = 16  # on CPU larger batches gain nothing and cost padding
+
+
+@dataclass(frozen=True, slots=True)
+class Pooled:
+    """Pooled states of N inputs: masked mean and first token, float32, both (N, d)."""
+
+    mean: np.ndarray
+    first: np.ndarray
+
+    def unit_mean(self) -> np.ndarray:
+        """The mean on the unit sphere: what sentence-transformers calls the embedding."""
+        norms = np.linalg.norm(self.mean, axis=1, keepdims=True)
+        return self.mean / np.maximum(norms, 1e-12)
+
+
+class EncoderSession:
+    """One encoder, with or without adapters merged in. Thread-safe, as ONNX Runtime's `run` is."""
+
+    def __init__(
+        self,
+        folder: EncoderFolder,
+        max_tokens: int,
+        threads: int | None = None,
+        adapters: Mapping[str, Adapter] | None = None,
+        weights_path: Path | None = None,
+        int8: bool = False,
+    ) -> None:
+        """`weights_path` replaces the folder's weights (a fully fine-tuned encoder); `threads` None: ORT's choice.
+
+        Raises `EncoderError` when the weights do not make a graph.
+        """
+        self.folder = folder
+        self.tokenizer = TextTokenizer.of(folder, max_tokens)
+        model = _load_or_build(folder, adapters or {}, weights_path, int8)
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        # A spinning pool would burn the cores that the event loop and the other scorer need.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+    def pool(self, items: Sequence[TokenIds]) -> Pooled:
+        """Run N inputs in batches of similar length; rows come back in the order given."""
+        mean = np.zeros((len(items), self.folder.dimension), dtype=np.float32)
+        first = np.zeros_like(mean)
+        for rows in length_buckets([len(item) for item in items], MAX_BATCH_ROWS):
+            batch = self.tokenizer.pad([items[row] for row in rows])
+            feed = {"ids": batch.ids, "mask": batch.mask, "type_ids": batch.type_ids}
+            mean[rows], first[rows] = self._session.run(["mean", "first"], feed)
+        if not np.isfinite(mean).all():
+            raise ScoringFailed(f"encoder {self.folder.name!r} gave numbers that are not finite")
+        return Pooled(mean, first)
+
+    def embed_prompts(self, prompts: Sequence[str]) -> np.ndarray:
+        """Query vectors, shape (N, d), float32, unit length."""
+        return self.pool(self.tokenizer.encode_prompts(prompts)).unit_mean()
+
+
+def cache_folder() -> Path:
+    return Path(os.environ.get("UPSHIFT_CACHE") or Path.home() / ".cache" / "upshift")
+
+
+def _load_or_build(
+    folder: EncoderFolder, adapters: Mapping[str, Adapter], weights_path: Path | None, int8: bool
+) -> bytes:
+    path = cache_folder() / "graphs" / f"{_cache_key(folder, adapters, weights_path, int8)}.onnx"
+    with contextlib.suppress(OSError):
+        return path.read_bytes()
+    source = weights_path or folder.weights_path
+    try:
+        weights = load_file(str(source))
+    except (SafetensorError, OSError) as exc:
+        raise EncoderError(f"{source} cannot be read as safetensors: {exc}") from exc
+    model = build_graph(folder.read_config(), weights, adapters)
+    data: bytes = _quantise(model) if int8 else model.SerializeToString()
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_atomically(path, data)
+    return data
+
+
+def _quantise(model: object) -> bytes:
+    """Weights to int8 per channel, activations quantised on the fly; off by default: it moves scores."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "int8.onnx"
+        quantize_dynamic(model, target, per_channel=True, reduce_range=True, weight_type=QuantType.QInt8)
+        return target.read_bytes()
+
+
+def _write_atomically(path: Path, data: bytes) -> None:
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".building-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def _cache_key(
+    folder: EncoderFolder, adapters: Mapping[str, Adapter], weights_path: Path | None, int8: bool
+) -> str:
+    digest = hashlib.sha256(f"{GRAPH_VERSION} {folder.sha256()} {int8}".encode())
+    if weights_path is not None:
+        digest.update(hashlib.sha256(weights_path.read_bytes()).digest())
+    for name in sorted(adapters):
+        adapter = adapters[name]
+        digest.update(f"{name} {adapter.scale} {adapter.down.shape} {adapter.down.dtype}".encode())
+        digest.update(adapter.down.tobytes() + adapter.up.tobytes())
+    return digest.hexdigest()

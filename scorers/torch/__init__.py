@@ -1,0 +1,1 @@
+"""The scorers as they are trained, in PyTorch. Imported by the trainer and the demo only."""

@@ -1,0 +1,90 @@
+"""Matrix factorisation over (model, prompt), RouteLLM's scoring (Ong et al., 2024, section 4.2) in two forms.
+
+Pairwise, as RouteLLM trains it:
+
+    delta(m, q) = w2 . (v_m * (W1 v_q + b)),   P(strong wins) = sigmoid(delta(strong, q) - delta(weak, q))
+
+Why Hadamard and then linear: v_m * x then w2 is a bilinear form v_m^T diag(w2) (W1 v_q + b); the prompt is
+projected into the models' space, the model's vector says how much each direction of it counts, and w2 scales
+the directions. A rank-k factorisation of the table of outcomes, with side information on one side.
+
+For one fixed pair it is a linear probe: delta(s) - delta(w) = [(w2 * (v_s - v_w)) W1] . v_q +
+(w2 * (v_s - v_w)) . b. The first bracket is one vector, so factors buy nothing there but regularisation; the
+intercept is there only if b is kept (the paper has b, RouteLLM's code has not): without b, P = 1/2 at the
+origin and the base rate must be bought with a direction of v_q. Ties say nothing of who wins and are
+dropped, so a prompt that both fail or both solve is never seen, and its score is whatever its
+neighbours say: high where both fail.
+
+Correctness, our default:
+
+    s(m, q) = w2 . (v_m * (W1 v_q + b)) + a_m + u . v_q + c,   P(m adequate | q) = sigmoid(s)
+
+What it adds: every model of the table and every tie teaches (binary cross-entropy on quality in 0..1);
+u . v_q + c is how hard the prompt is for anyone, a_m how good the model is anywhere, and the product what is
+left, who is good at what. Two probabilities come out instead of one preference, so prompts can be ranked by
+the gain sigmoid(s_strong) - sigmoid(s_weak), which is small where both fail.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import nn
+
+FORMS = ("correctness", "pairwise")
+
+
+class MatrixFactorisation(nn.Module):
+    """Vectors for M models over query vectors of dimension d, rank k.
+
+    Query vectors come in at unit length and are scaled by sqrt(d) inside, so that a weight of 1 means the
+    same at every d; `export` folds the scale back into W1 and u.
+    """
+
+    def __init__(
+        self, n_models: int, dimension: int, rank: int = 32, form: str = "correctness", bias: bool = True
+    ) -> None:
+        super().__init__()
+        if form not in FORMS:
+            raise ValueError(f"form {form!r} is unknown; there are: {', '.join(FORMS)}")
+        self.form = form
+        self.input_scale = math.sqrt(dimension)
+        self.v = nn.Embedding(n_models, rank)
+        self.W1 = nn.Linear(dimension, rank, bias=bias)
+        self.w2 = nn.Parameter(torch.ones(rank))
+        nn.init.normal_(self.v.weight, std=0.1)
+        nn.init.normal_(self.W1.weight, std=1.0 / dimension)
+        self.a = nn.Embedding(n_models, 1)
+        self.u = nn.Linear(dimension, 1)  # its bias is c
+        for parameter in (self.a.weight, self.u.weight, self.u.bias):
+            nn.init.zeros_(parameter)
+        if form == "pairwise":  # RouteLLM's form has none of the three
+            for parameter in (self.a.weight, self.u.weight, self.u.bias):
+                parameter.requires_grad_(False)
+
+    def forward(self, model: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
+        """s(m, q) for models (B,) int64 and unit query vectors (B, d): shape (B,)."""
+        x = query * self.input_scale
+        product = (self.v(model) * self.W1(x)) @ self.w2
+        return product + self.a(model)[:, 0] + self.u(x)[:, 0]
+
+    def penalty(self) -> torch.Tensor:
+        """Sum of squares of what must stay small: the projection, the shared probe and the models' vectors."""
+        parts = (self.W1.weight, self.u.weight, self.v.weight)
+        return torch.stack([(p**2).sum() for p in parts]).sum()
+
+    def export(self) -> dict[str, np.ndarray]:
+        """Tensors as the bundle holds them, float32: v (M, k), W1 (k, d), b (k,), w2 (k,), a (M,), u (d,), c ()."""
+        bias = self.W1.bias if self.W1.bias is not None else torch.zeros_like(self.w2)
+        tensors = {
+            "v": self.v.weight,
+            "W1": self.W1.weight * self.input_scale,
+            "b": bias,
+            "w2": self.w2,
+            "a": self.a.weight[:, 0],
+            "u": self.u.weight[0] * self.input_scale,
+            "c": self.u.bias[0],
+        }
+        return {name: value.detach().cpu().numpy().astype(np.float32) for name, value in tensors.items()}
