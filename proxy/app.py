@@ -64,6 +64,7 @@ def create_app(
         raise SettingsError(f"bundle: fitted for {judge.policy.tiers} tiers, {len(ladder)} are configured")
     metrics = Metrics([tier.name for tier in ladder.tiers])
     metrics.show_policy(judge.policy.version)
+    judge.attach(metrics)
     decisions = log or _open_log(settings, metrics)
     keys = KeyRing(key.strip() for key in read_secret(settings.auth.keys_env).split(","))
     recorder = Recorder(metrics, decisions, ladder, settings.log.store_text)

@@ -18,11 +18,10 @@ async def find_problems(settings: Settings) -> list[str]:
     """One line a problem, each naming the field; empty when all is well."""
     problems: list[str] = []
     if settings.bundle is not None:
-        from proxy.bundle_scorers import load_bundle_scorers
+        from proxy.bundle_scorers import load_bundle
 
         try:
-            scorers = load_bundle_scorers(settings.bundle, settings)
-            await scorers.close()
+            await load_bundle(settings.bundle, settings.routing).close()
         except UpshiftError as error:
             problems.append(f"bundle: {error}")
     found = await asyncio.gather(*(_check_tier(index, tier) for index, tier in enumerate(settings.tiers)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from proxy.metrics import Metrics
 from routing.policy import Policy, Signals
 from routing.protocols import Answer
 
@@ -30,6 +31,10 @@ class Scorers(Protocol):
         """Run each scorer once, so that the first request does not pay for it. Raises `ScorerError`."""
         ...
 
+    def attach(self, metrics: Metrics) -> None:
+        """Where batches and cache look-ups are counted."""
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -48,6 +53,9 @@ class NoScorers:
         return [0.0] * len(answers)
 
     async def warm(self) -> None:
+        return
+
+    def attach(self, metrics: Metrics) -> None:
         return
 
     async def close(self) -> None:

@@ -31,9 +31,9 @@ def build_app(settings: Settings) -> object:
     ]
     scorers = None
     if settings.bundle is not None:
-        from proxy.bundle_scorers import load_bundle_scorers
+        from proxy.bundle_scorers import load_bundle
 
-        scorers = load_bundle_scorers(settings.bundle, settings)
+        scorers = load_bundle(settings.bundle, settings.routing)
     return create_app(settings, backends, scorers)
 
 
