@@ -1,0 +1,107 @@
+"""`python -m demo`: the proxy in front of the two embedded models, and a tour that shows what it does.
+
+Everything is real and goes over the socket a client would use: the models answer in this process, the
+bundle's scorers judge, the OpenAI SDK asks. Loading takes seconds; the tour, three answers to each of its
+held-out prompts, about a minute on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import sys
+from pathlib import Path
+
+import uvicorn
+from openai import AsyncOpenAI
+
+from demo.backend import InProcessBackend
+from demo.manifest import STRONG_ID, WEAK_ID, read_prices
+from demo.pair import FOLDERS
+from demo.tour import describe_tour, take_tour
+from proxy.app import create_app
+from proxy.bundle_scorers import load_bundle
+from proxy.settings import RoutingSettings, Settings, parse_settings
+from routing.errors import UpshiftError
+
+BUNDLE = Path(__file__).parent / "bundle"
+_CONTEXT_TOKENS = 512
+
+
+def demo_settings(port: int) -> Settings:
+    """The two embedded tiers at their stated prices."""
+    prices = read_prices()
+    tiers = [
+        {
+            "name": name,
+            "url": f"inprocess://{model}",
+            "model": model,
+            "input_usd_per_mtok": prices[model] * 1e6,
+            "output_usd_per_mtok": prices[model] * 1e6,
+            "context_window_tokens": _CONTEXT_TOKENS,
+            "capabilities": ["logprobs", "n", "stream_usage"],
+        }
+        for name, model in (("weak", WEAK_ID), ("strong", STRONG_ID))
+    ]
+    return parse_settings({"tiers": tiers, "bundle": str(BUNDLE), "server": {"port": port}}, "demo")
+
+
+async def run(port: int, once: bool, prompts: int) -> int:
+    """Serve, take the tour, and stay until interrupted unless `once`. Returns the exit status."""
+    settings = demo_settings(port)
+    backends = [InProcessBackend.from_folder(FOLDERS[model], model) for model in (WEAK_ID, STRONG_ID)]
+    app = create_app(settings, backends, load_bundle(BUNDLE, RoutingSettings(explore_share=0.0)))
+    server = uvicorn.Server(
+        uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning", access_log=False, ws="none")
+    )
+    serving = asyncio.create_task(server.serve())
+    while not server.started:
+        if serving.done():  # the port is taken, say
+            return 1
+        await asyncio.sleep(0.05)
+    url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    _say(f"Upshift is ready at {url}/v1")
+    touring = asyncio.create_task(_tour(url, prompts))
+    await asyncio.wait({touring, serving}, return_when=asyncio.FIRST_COMPLETED)
+    if serving.done():  # Ctrl-C during the tour
+        touring.cancel()
+        await asyncio.gather(touring, return_exceptions=True)
+        return 0
+    await touring
+    if once:
+        server.should_exit = True
+    else:
+        _say(f"\nStill serving at {url}/v1 (model 'upshift'); Ctrl-C ends it.")
+    await serving
+    return 0
+
+
+async def _tour(url: str, prompts: int) -> None:
+    async with AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+        _say(describe_tour(await take_tour(client, prompts)))
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
+    parser.add_argument("--port", type=int, default=8000, help="0 takes any free port")
+    parser.add_argument("--once", action="store_true", help="exit after the table")
+    parser.add_argument("--prompts", type=int, default=400, help="held-out prompts of the tour")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING)
+    try:
+        return asyncio.run(run(options.port, options.once, options.prompts))
+    except UpshiftError as error:
+        sys.stderr.write(f"demo: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
