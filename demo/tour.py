@@ -123,7 +123,9 @@ def _summary_table(stops: Sequence[Stop]) -> str:
         lines.append(f"{name:23}  {accuracy:8.1%}  {accuracy / best:11.1%}  {calls:12.1%}  {cost:11.2f}")
     evaluator, mf = gap_recovered(stops)
     lines.append("")
-    lines.append("Share of the quality gap recovered, averaged over all shares of strong calls (APGR; random .50):")
+    lines.append(
+        "Share of the quality gap recovered, mean over all shares of strong calls (APGR; random .50):"
+    )
     lines.append(f"evaluator {evaluator:.3f}, MF pre-router {mf:.3f}")
     return "\n".join(lines)
 
