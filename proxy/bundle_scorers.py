@@ -1,6 +1,6 @@
-"""A bundle on duty: raw scores from `scorers`, calibration and policy from `routing`, batched off the event loop.
+"""A bundle on duty: raw scores, calibrated and batched off the event loop, under its policy.
 
-The two never import each other; they meet here. Each kind of score has one worker thread and one queue:
+`scorers` computes, `routing` calibrates and decides; neither imports the other, so they meet here. Each kind of score has one worker thread and one queue:
 what arrives while a batch runs goes into the next one. Prompt scores are kept by text hash, since clients
 repeat prompts (retries, templates, health checks) and a look-up costs a microsecond against milliseconds.
 """
@@ -8,7 +8,6 @@ repeat prompts (retries, templates, health checks) and a look-up costs a microse
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ from routing.protocols import Answer
 from scorers.errors import ScoringError
 from scorers.runtime.batcher import Batcher
 from scorers.runtime.scorers import BundleScorers, load_scorers
+from scorers.text import TEXT_TEMPLATE
 
 _CACHED_PROMPTS = 10_000
 _BATCH_ROWS = 32
@@ -109,16 +109,16 @@ class BundleOnDuty:
 
 def load_bundle(path: Path, routing: RoutingSettings, threads: int | None = None) -> BundleOnDuty:
     """Verify and load a bundle. Raises `BundleError` naming the file and the field."""
-    bundle = open_bundle(path)
-    policy_data = _read(path / "policy.json")
-    calibration = _read(path / "calibration.json")
+    bundle = open_bundle(path, TEXT_TEMPLATE)
+    policy_data = dict(bundle.read_json("policy.json"))
+    calibration = bundle.read_json("calibration.json")
     if routing.explore_share is not None:
         policy_data["explore_share"] = routing.explore_share
     policy_data["version"] = bundle.version
     try:
         policy = Policy.from_dict(policy_data)
         maps = {name: CalibrationMap.from_dict(data) for name, data in calibration["maps"].items()}
-        raw = load_scorers(path, bundle.manifest["scorers"], threads)
+        raw = load_scorers(path, bundle.scorers, threads)
     except PolicyError as error:
         raise BundleError(f"{path}: {error}") from error
     except (KeyError, TypeError, AttributeError) as error:
@@ -128,18 +128,6 @@ def load_bundle(path: Path, routing: RoutingSettings, threads: int | None = None
     except ScoringError as error:
         raise BundleError(f"{path}: {error}") from error
     return BundleOnDuty(raw, policy, maps)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BundleError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise BundleError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise BundleError(f"{path}: expected an object, found {type(data).__name__}")
-    return data
 
 
 def _pair_length(pair: tuple[str, Answer]) -> int:
