@@ -1,0 +1,1 @@
+"""Benchmarks that anyone can rerun. Nothing outside this folder and its tests imports it."""
