@@ -6,6 +6,7 @@ it): prometheus_client then keeps every value in memory-mapped files that one sc
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Sequence
 
@@ -106,7 +107,35 @@ class Metrics:
             multiprocess_mode="livemax",
             registry=registry,
         )
+        self._up = Gauge(
+            "upshift_backend_up",
+            "Whether any replica of the tier takes requests.",
+            ["tier"],
+            multiprocess_mode="livemin",
+            registry=registry,
+        )
+        self._circuit_open = Gauge(
+            "upshift_circuit_open",
+            "Replicas of the tier whose circuit is open or half open.",
+            ["tier"],
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
+        self.retries = Counter(
+            "upshift_backend_retries", "Calls to backends that were repeats.", ["tier"], registry=registry
+        )
         self._children: dict[tuple[object, ...], object] = {}
+
+    def for_tiers(self, tier_names: Sequence[str]) -> Metrics:
+        """The same metrics seen by a configuration with other tiers: a reload counts on."""
+        view = copy.copy(self)
+        view._tiers = list(tier_names)
+        return view
+
+    def show_backend(self, tier: str, up: bool, open_circuits: int) -> None:
+        """The health of a tier's replicas."""
+        self._up.labels(tier).set(1.0 if up else 0.0)
+        self._circuit_open.labels(tier).set(open_circuits)
 
     def show_policy(self, version: str) -> None:
         """The version that decides from now on."""

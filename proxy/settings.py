@@ -31,7 +31,8 @@ class TierSettings(Section):
     """One rung of the ladder: an OpenAI-compatible backend."""
 
     name: str = Field(min_length=1, description="how clients, headers and metrics call this tier")
-    url: str = Field(description="base URL of the backend, `/v1` included")
+    url: str = Field("", description="base URL of the backend, `/v1` included")
+    urls: list[str] = Field([], description="base URLs of its replicas, where there are several")
     model: str = Field(min_length=1, description="the backend's own model id")
     api_key_env: str = Field("", description="environment variable that holds the backend's key; empty: none")
     input_usd_per_mtok: float = Field(0.0, ge=0, description="US dollars per million prompt tokens")
@@ -47,12 +48,35 @@ class TierSettings(Section):
             raise ValueError(f"unknown capabilities {unknown}; there are {sorted(CAPABILITIES)}")
         return value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_or_several(cls, data: Any) -> Any:
+        """`url` alone and `urls` alone both fill the two fields; `url` is the first of `urls`."""
+        if not isinstance(data, dict):
+            return data
+        url, urls = data.get("url") or "", data.get("urls") or []
+        if not isinstance(url, str) or not isinstance(urls, list):
+            return data  # the fields' own types say what is wrong
+        if url and urls and url.rstrip("/") not in [str(item).rstrip("/") for item in urls]:
+            raise ValueError(f"give url or urls, not both: url {url!r} is not among urls {urls}")
+        if not url and not urls:
+            raise ValueError("give url, or urls for several replicas")
+        return {**data, "url": url or urls[0], "urls": urls or [url]}
+
     @field_validator("url")
     @classmethod
     def _http(cls, value: str) -> str:
         if not value.startswith(("http://", "https://", "inprocess://")):
             raise ValueError(f"{value!r} is not an http:// or https:// URL")
         return value.rstrip("/")
+
+    @field_validator("urls")
+    @classmethod
+    def _all_http(cls, value: list[str]) -> list[str]:
+        urls = [cls._http(url) for url in value]
+        if len(set(urls)) != len(urls):
+            raise ValueError(f"the replicas' URLs must differ, got {urls}")
+        return urls
 
     def tier(self) -> Tier:
         """The part of this that decisions need."""
@@ -105,7 +129,69 @@ class ServerSettings(Section):
     between_bytes_timeout_s: Seconds = Field(
         60.0, description="longest silence inside an answer; 0: no limit"
     )
+    cors_origins: list[str] = Field(
+        ["*"], description="web pages that may call the API from a browser; `*`: any; empty: none"
+    )
+    max_answer_bytes: int = Field(64 << 20, ge=0, description="larger answers are a 502; 0: no bound")
+    max_in_flight_requests: int = Field(
+        1_000, ge=0, description="proxied requests at a time, for each worker; 0: no bound"
+    )
+    max_queued_requests: int = Field(
+        1_000, ge=0, description="requests waiting for their turn beyond it; more are shed with 503"
+    )
+    queue_timeout_s: Seconds = Field(10.0, description="a request waiting longer is shed; 0: no limit")
+    shed_retry_after_s: int = Field(1, ge=0, description="the `Retry-After` of a shed request")
+    client_read_timeout_s: Seconds = Field(
+        60.0, description="longest silence of a client inside its request; 0: no limit"
+    )
+    client_write_timeout_s: Seconds = Field(
+        60.0, description="a client that takes nothing of its answer for this long is cut off; 0: never"
+    )
     shutdown_grace_s: Seconds = Field(30.0, description="streams may go on this long after SIGTERM")
+    shutdown_idle_s: Seconds = Field(
+        1.0, description="idle connections may bring a last request this long after SIGTERM"
+    )
+
+
+class BackendSettings(Section):
+    """How every tier's replicas are called, repeated and left alone."""
+
+    attempts: int = Field(
+        2, ge=1, le=2, description="calls to a tier for one attempt; 1: nothing is repeated"
+    )
+    retry_backoff_s: Seconds = Field(0.1, description="longest random wait before a repeat")
+    retry_max_wait_s: Seconds = Field(
+        2.0,
+        description="longest `Retry-After` that is waited for; a longer one is passed on",
+    )
+    retry_share: Share = Field(0.2, description="share of requests that may be repeats; 0: none")
+    breaker_failures: int = Field(
+        5, ge=0, description="failures in a row that open a replica's circuit; 0: off"
+    )
+    breaker_share: Share = Field(0.5, description="share of the last 20 calls failing that opens it too")
+    breaker_open_s: Seconds = Field(
+        5.0, description="first wait before a probe; it doubles with every failure"
+    )
+    breaker_max_open_s: Seconds = Field(60.0, description="longest wait before a probe")
+    health_check_interval_s: Seconds = Field(0.0, description="active health checks; 0: off")
+    health_check_timeout_s: float = Field(2.0, gt=0, description="a check later than this has failed")
+    health_check_path: str = Field("/models", pattern="^/", description="what is asked, after the base URL")
+
+
+class EmbeddingsSettings(Section):
+    """The backend of `/v1/embeddings`; without it the model's tier is asked, by default the last."""
+
+    url: str = Field("", description="base URL of the backend, `/v1` included")
+    urls: list[str] = Field([], description="base URLs of its replicas, where there are several")
+    model: str = Field(min_length=1, description="the backend's own model id")
+    api_key_env: str = Field("", description="environment variable that holds the backend's key; empty: none")
+
+    @field_validator("url")
+    @classmethod
+    def _http(cls, value: str) -> str:
+        if not value.startswith(("http://", "https://")):
+            raise ValueError(f"{value!r} is not an http:// or https:// URL")
+        return value.rstrip("/")
 
 
 class AuthSettings(Section):
@@ -117,9 +203,11 @@ class AuthSettings(Section):
 class LogSettings(Section):
     """The decision log."""
 
-    url: str = Field("", description="sqlite:///PATH; empty: off")
+    url: str = Field("", description="sqlite:///PATH or postgresql://USER@HOST/DATABASE; empty: off")
     flush_interval_s: float = Field(0.5, gt=0, description="rows not yet written are lost by a crash")
     max_queued_rows: int = Field(50_000, ge=1, description="rows beyond it are dropped and counted")
+    retention_days: float = Field(0.0, ge=0, description="older rows are deleted; 0: kept for ever")
+    max_rows: int = Field(0, ge=0, description="the oldest rows beyond it are deleted; 0: no bound")
     store_text: bool = Field(False, description="keep prompts and answers too")
 
 
@@ -130,8 +218,10 @@ class Settings(Section):
     bundle: Path | None = Field(None, description="folder of scorers and policy; empty: the starter bundle")
     routing: RoutingSettings = RoutingSettings()
     server: ServerSettings = ServerSettings()
+    backends: BackendSettings = BackendSettings()
     auth: AuthSettings = AuthSettings()
     log: LogSettings = LogSettings()
+    embeddings: EmbeddingsSettings | None = Field(None, description="where `/v1/embeddings` goes")
 
     @model_validator(mode="after")
     def _distinct(self) -> Settings:

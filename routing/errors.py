@@ -5,6 +5,7 @@ UpshiftError
 |  |- BackendUnavailable   connection refused, DNS or TLS failure: nothing was sent, safe to repeat
 |  |- BackendTimeout       connect, first byte, between bytes or total deadline passed
 |  `- BackendBroken        the connection or the bytes broke after the request was sent
+|     `- BackendStale      a kept-alive connection that was already closed: no reply byte, safe to repeat
 |- ScorerError             a scorer failed, was late, or gave no number
 |  `- MissingSignal        a rule was asked without a score it needs
 |- PolicyError             a strategy, threshold or policy file that does not exist or cannot be used
@@ -29,7 +30,7 @@ class BackendUnavailable(BackendError):
 
 
 class BackendTimeout(BackendError):
-    """A deadline passed. `stage` is `connect`, `first_byte`, `between_bytes` or `total`."""
+    """A deadline passed. `stage` is `connect`, `first_byte`, `between_bytes`, `share` or `total`."""
 
     def __init__(self, message: str, stage: str = "total") -> None:
         super().__init__(message)
@@ -38,6 +39,10 @@ class BackendTimeout(BackendError):
 
 class BackendBroken(BackendError):
     """The connection or the bytes broke after the request was sent."""
+
+
+class BackendStale(BackendBroken):
+    """A kept-alive connection turned out to be closed before any byte of a reply: safe to repeat."""
 
 
 class ScorerError(UpshiftError):

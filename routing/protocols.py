@@ -20,7 +20,8 @@ class BackendRequest:
 
     `path` is relative to the backend's base URL (`/chat/completions`); `body` is the JSON to send;
     `stream` says whether the answer is expected as server-sent events; `timeout_s` is what is left of
-    the request's deadline (None: no limit).
+    the request's deadline (None: no limit), and `timeout_stage` the stage a `BackendTimeout` names when it
+    passes: `total` where the whole request is over with it, `share` where another tier still has time.
     """
 
     path: str
@@ -29,6 +30,7 @@ class BackendRequest:
     headers: Mapping[str, str] = field(default_factory=dict)
     timeout_s: float | None = None
     method: str = "POST"
+    timeout_stage: str = "total"
 
 
 @runtime_checkable

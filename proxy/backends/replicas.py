@@ -1,0 +1,128 @@
+"""Several replicas behind one tier: the less busy of two drawn at random, failing ones left out.
+
+Two random choices and then the one with fewer requests outstanding (Mitzenmacher 2001, "The power of two
+choices") spread load nearly as well as asking all of them, and unlike "the least busy of all" do not send
+every worker to the same replica. A request is outstanding until its answer is read or given up.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from proxy.backends.breaker import BreakerLimits, CircuitBreaker
+from proxy.backends.http import End, HttpReply
+from routing.errors import BackendError, BackendStale, BackendTimeout, BackendUnavailable
+from routing.protocols import BackendRequest
+
+_FAIR_S = 0.5  # a call that was given less than this before its deadline says nothing about its replica
+
+
+class WatchableBackend(Protocol):
+    """A backend whose replies tell when they end: `HttpBackend`."""
+
+    async def send(self, request: BackendRequest) -> HttpReply: ...
+
+    async def close(self) -> None: ...
+
+
+class Replica:
+    """One URL of a tier, with what is known of its health."""
+
+    def __init__(
+        self, backend: WatchableBackend, limits: BreakerLimits, on_change: Callable[[], None]
+    ) -> None:
+        self.backend = backend
+        self.breaker = CircuitBreaker(limits, on_change)
+        self.outstanding = 0
+        self.healthy = True  # by the active check, where there is one
+
+    @property
+    def available(self) -> bool:
+        """Whether a request may go there now."""
+        return self.healthy and self.breaker.admits()
+
+    async def send(self, request: BackendRequest) -> HttpReply:
+        """Raises `BackendError`; whatever happens is reported to the breaker once."""
+        self.outstanding += 1
+        self.breaker.enter()
+        try:
+            reply = await self.backend.send(request)
+        except BackendError as error:
+            self.outstanding -= 1
+            if _tells(error, request):
+                self.breaker.fail()
+            else:
+                self.breaker.release()
+            raise
+        except BaseException:
+            self.outstanding -= 1
+            self.breaker.release()
+            raise
+        failed = reply.status >= 500 and "retry-after" not in reply.headers
+        if not failed and reply.status < 500 and self.breaker.state == "half_open":
+            self.breaker.succeed()  # a probe that streams for minutes must not keep the circuit half open
+        reply.on_end = lambda end: self._leave(end, failed, reply.status)
+        return reply
+
+    def _leave(self, end: End, failed: bool, status: int) -> None:
+        self.outstanding -= 1
+        if failed or end == "broken":
+            self.breaker.fail()
+        elif end == "done" and status < 429:
+            self.breaker.succeed()
+        else:
+            self.breaker.release()
+
+
+class ReplicaSet:
+    """The replicas of one tier. `on_change` hears of every change of health."""
+
+    def __init__(self, backends: Sequence[WatchableBackend], limits: BreakerLimits | None = None) -> None:
+        if not backends:
+            raise ValueError("a tier needs at least one replica, got none")
+        self.on_change: Callable[[], None] | None = None
+        limits = limits or BreakerLimits()
+        self.replicas = [Replica(backend, limits, self.changed) for backend in backends]
+
+    def changed(self) -> None:
+        """A replica's health has changed."""
+        if self.on_change is not None:
+            self.on_change()
+
+    @property
+    def open_circuits(self) -> int:
+        """Replicas whose circuit is not closed."""
+        return sum(replica.breaker.state != "closed" for replica in self.replicas)
+
+    @property
+    def up(self) -> bool:
+        """Whether any replica takes requests."""
+        return any(replica.healthy and replica.breaker.state != "open" for replica in self.replicas)
+
+    def choose(self, avoid: Replica | None = None) -> Replica:
+        """The replica for the next request; `avoid` only where there is no other.
+
+        Raises `BackendUnavailable` when every circuit is open.
+        """
+        able = [replica for replica in self.replicas if replica.available]
+        others = [replica for replica in able if replica is not avoid]
+        able = others or able
+        if not able:
+            raise BackendUnavailable("every replica has failed repeatedly and is not tried for a while")
+        drawn = random.sample(able, 2) if len(able) > 2 else random.sample(able, len(able))
+        return min(drawn, key=lambda replica: replica.outstanding)
+
+    async def close(self) -> None:
+        for replica in self.replicas:
+            await replica.backend.close()
+
+
+def _tells(error: BackendError, request: BackendRequest) -> bool:
+    """Whether a failure says something about the replica."""
+    if isinstance(error, BackendStale):
+        return False
+    if isinstance(error, BackendTimeout) and error.stage in ("total", "share"):
+        return request.timeout_s is None or request.timeout_s >= _FAIR_S
+    return True
