@@ -8,15 +8,22 @@ use. Work that the client need not wait for (metrics, the decision log) comes af
 
 from __future__ import annotations
 
-import os
 import random
-import re
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import orjson
 
+from proxy.answer_headers import (
+    Cors,
+    decision_headers,
+    opening_headers,
+    passed_on,
+    processing_ms,
+    request_id,
+    traced,
+)
 from proxy.attempt import TierAttempt, begin_attempt
 from proxy.auth import KeyRing
 from proxy.call import Api, Call, parse_call
@@ -52,7 +59,6 @@ from routing.policy import Signals
 from routing.protocols import Backend
 from routing.tier import Ladder
 
-_REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 _SSE = (b"content-type", b"text/event-stream; charset=utf-8")
 _LABELS: dict[Api, str] = {"chat": "chat_completions", "completions": "completions"}
 _NO_CACHE = (b"cache-control", b"no-cache")
@@ -88,28 +94,38 @@ class Gateway:
         self.ladder = ladder
         self.scorers = scorers
         self.keys = keys
+        self.cors = Cors(settings.server.cors_origins)
         self.names = ModelNames(ladder, settings.routing.strategy, settings.routing.threshold)
-        self._backends = backends
-        self._metrics = metrics
-        self._recorder = recorder
+        self.backends = backends
+        self.metrics = metrics
+        self.recorder = recorder
         self._failure = FailurePolicy(settings.routing.on_scorer_failure, settings.routing.on_strong_failure)
 
     async def serve(self, api: Api, scope: Scope, receive: Receive, send: Send, label: str = "") -> Record:
         """One request from its first byte to its row in the log; `label` names the API in metrics."""
-        record = Record(label or _LABELS[api], _request_id(header(scope, b"x-request-id")))
-        self._metrics.in_flight.inc()
+        record = Record(label or _LABELS[api], request_id(scope))
+        self.metrics.in_flight.inc()
         try:
             await self._answer(api, scope, receive, send, record)
         except ClientGone:
             record.outcome = "cancelled"
         finally:
-            self._metrics.in_flight.dec()
+            self.metrics.in_flight.dec()
             record.total_s = time.perf_counter() - record.started
-            self._recorder.finish(record)
+            self.recorder.finish(record)
         return record
 
+    async def refuse(self, label: str, scope: Scope, send: Send, error: ApiError) -> None:
+        """Answer a request that failed before it came here; counted like any other."""
+        record = Record(label, request_id(scope))
+        await self._send_error(
+            send, record, opening_headers(record.request_id, self.cors.headers(scope)), error
+        )
+        record.total_s = time.perf_counter() - record.started
+        self.recorder.finish(record)
+
     async def _answer(self, api: Api, scope: Scope, receive: Receive, send: Send, record: Record) -> None:
-        headers: Headers = [(b"x-request-id", record.request_id.encode())]
+        headers = opening_headers(record.request_id, self.cors.headers(scope))
         try:
             self.keys.check(header(scope, b"authorization"))
             body = await read_body(scope, receive, self.settings.server.max_body_bytes)
@@ -126,7 +142,7 @@ class Gateway:
             return
         request = Request(
             send, call, record, headers, Deadline(self.settings.server.request_timeout_s),
-            {"x-request-id": record.request_id, **_traced(scope)},
+            {"x-request-id": record.request_id, **traced(scope)},
         )  # fmt: skip
         record.stream = call.stream
         async with ClientWatch(receive) as client:
@@ -145,27 +161,28 @@ class Gateway:
         call, record, tier = request.call, request.record, self.ladder[target.tier]
         record.strategy = "pinned"
         route = record.route = Route(target.tier, "pinned", "pinned", "pinned")
-        self._recorder.begin(record, target.tier)
+        self.recorder.begin(record, target.tier)
         attempt = await self._begin_pinned(request, target.tier)
-        request.headers += _decision_headers(route, tier.name, tier.model)
+        request.headers += decision_headers(route, tier.name, tier.model)
         try:
             if attempt.status >= 400:
                 await self._relay_error(request, attempt)
                 return
-            request.headers += _passed_on(attempt.headers)
+            request.headers += passed_on(attempt.headers)
             if call.stream:
                 await self._stream(request, attempt, attempt.raw_relay())
             else:
                 await attempt.complete()
-                self._recorder.settle(record, attempt, served=True)
+                self.recorder.settle(record, attempt, served=True)
                 request.headers.append((b"x-upshift-cost-usd", b"%.10g" % record.cost_usd))
+                request.headers.append(processing_ms(record.started))
                 record.status = attempt.status
                 await send_whole(request.send, attempt.status, request.headers, attempt.body)
         except BackendError as error:
             raise from_backend_error(error, tier.name) from error
         finally:
             await attempt.close()
-            self._recorder.settle(record, attempt, served=True)
+            self.recorder.settle(record, attempt, served=True)
 
     async def _begin_pinned(self, request: Request, tier: int) -> TierAttempt:
         try:
@@ -179,17 +196,17 @@ class Gateway:
         judge = RequestJudge(scorers, call, self.settings.routing.scorer_timeout_s)
         allowed, barred = allowed_tiers(call, self.ladder, judge.prompt)
         record.strategy = target.rule.strategy
-        self._recorder.note_prompt(record, judge.prompt)
+        self.recorder.note_prompt(record, judge.prompt)
 
         async def begin(tier: int, judged: bool) -> TierAttempt:
-            use = self._recorder.begin(record, tier)
+            use = self.recorder.begin(record, tier)
             try:
                 attempt = await self._begin(request, tier, judged=judged)
             except BackendError:
-                self._recorder.end(use, "error")
+                self.recorder.end(use, "error")
                 raise
             if attempt.standing != "ok":
-                self._recorder.end(use, "error")
+                self.recorder.end(use, "error")
             return attempt
 
         choose = scorers.policy.choose if target.plain else None
@@ -204,38 +221,39 @@ class Gateway:
         record, tier = request.record, self.ladder[route.tier]
         for rejected in outcome.rejected:
             assert isinstance(rejected, TierAttempt)
-            self._recorder.settle(record, rejected)
+            self.recorder.settle(record, rejected)
         if outcome.error is not None:
             raise from_backend_error(outcome.error, tier.name) from outcome.error
         attempt = outcome.attempt
         assert isinstance(attempt, TierAttempt)
         try:
             if attempt.standing != "ok":
-                request.headers += _decision_headers(route, tier.name, tier.model)
+                request.headers += decision_headers(route, tier.name, tier.model)
                 await self._relay_error(request, attempt)
                 return
             if route.decision == "degraded":
                 record.outcome = "degraded"
             model = _served_model(attempt, tier.model)
-            request.headers += _decision_headers(route, tier.name, model)
-            request.headers += _passed_on(attempt.headers)
+            request.headers += decision_headers(route, tier.name, model)
+            request.headers += passed_on(attempt.headers)
             if request.call.stream:
                 relay = StreamRelay(attempt, lambda usage: self._field(record, attempt, route, model))
                 await self._stream(request, attempt, relay.pieces())
             else:
                 body = plain_body(attempt, lambda usage: self._field(record, attempt, route, model))
                 request.headers.append((b"x-upshift-cost-usd", b"%.10g" % record.cost_usd))
+                request.headers.append(processing_ms(record.started))
                 record.status = attempt.status
                 await send_whole(request.send, attempt.status, request.headers, body)
         except BackendError as error:
             raise from_backend_error(error, tier.name) from error
         finally:
             await attempt.close()
-            self._recorder.settle(record, attempt, served=True)
+            self.recorder.settle(record, attempt, served=True)
 
     def _field(self, record: Record, attempt: TierAttempt, route: Route, model: str) -> bytes:
         """The body field `upshift`, once the usage is known."""
-        self._recorder.settle(record, attempt, served=True)
+        self.recorder.settle(record, attempt, served=True)
         return orjson.dumps(
             {
                 "tier": self.ladder[route.tier].name,
@@ -256,7 +274,7 @@ class Gateway:
         record = request.record
         record.status = attempt.status
         first = await anext(pieces, b"")  # a stream that breaks before any byte is still an error status
-        request.headers += [_SSE, _NO_CACHE]
+        request.headers += [_SSE, _NO_CACHE, processing_ms(record.started)]
         request.started = True
         await send_start(request.send, attempt.status, request.headers)
         record.first_byte_s = time.perf_counter() - record.started
@@ -266,7 +284,7 @@ class Gateway:
 
     async def _begin(self, request: Request, tier: int, *, judged: bool, pinned: bool = False) -> TierAttempt:
         return await begin_attempt(
-            self._backends[tier], tier, self.ladder[tier], request.call, judged=judged, pinned=pinned,
+            self.backends[tier], tier, self.ladder[tier], request.call, judged=judged, pinned=pinned,
             headers=request.forwarded, timeout_s=request.deadline.left_s(),
         )  # fmt: skip
 
@@ -296,48 +314,10 @@ class Gateway:
             record.outcome = "upstream_error"
         else:
             record.outcome = "client_error"
-        await send_whole(send, error.status, headers + error.headers(), error.body())
-
-
-def _request_id(given: bytes | None) -> str:
-    if given is not None and _REQUEST_ID.fullmatch(given):
-        return given.decode()
-    return "req_" + os.urandom(12).hex()
-
-
-def _traced(scope: Scope) -> dict[str, str]:
-    """W3C trace context goes on to the backend; nothing else of the client's headers does."""
-    names = (b"traceparent", b"tracestate")
-    return {key.decode(): value.decode("latin-1") for key, value in scope["headers"] if key in names}
-
-
-def _passed_on(headers: Mapping[str, str]) -> Headers:
-    """The backend's headers a client may see: OpenAI's own, nothing that belongs to a hop."""
-    out: Headers = []
-    for name, value in headers.items():
-        if name == "content-type" or name.startswith(("openai-", "x-ratelimit-")):
-            if name == "content-type" and value.startswith("text/event-stream"):
-                continue
-            out.append((name.encode("latin-1"), value.encode("latin-1")))
-    return out
+        headers = [*headers, *error.headers(), processing_ms(record.started)]
+        await send_whole(send, error.status, headers, error.body())
 
 
 def _served_model(attempt: TierAttempt, default: str) -> str:
     name = attempt.data.get("model") if attempt.data is not None else attempt.reader.model
     return name if isinstance(name, str) and name else default
-
-
-def _decision_headers(route: Route, tier: str, model: str) -> Headers:
-    out: Headers = [
-        (b"x-upshift-tier", tier.encode()),
-        (b"x-upshift-model", model.encode("latin-1", "replace")),
-        (b"x-upshift-decision", route.decision.encode()),
-        (b"x-upshift-reason", route.reason.encode()),
-    ]
-    if route.route_score is not None:
-        out.append((b"x-upshift-route-score", b"%.6f" % route.route_score))
-    if route.answer_score is not None:
-        out.append((b"x-upshift-evaluator-score", b"%.6f" % route.answer_score))
-    if route.policy_version:
-        out.append((b"x-upshift-policy", route.policy_version.encode()))
-    return out
