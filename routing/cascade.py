@@ -10,14 +10,16 @@ before it is returned here: that is the whole safety of streaming through a casc
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from routing.decision import Reason, Route
 from routing.errors import BackendError, BackendTimeout, ScorerError
 from routing.policy import Choice, Entry, Rule, Signals
 from routing.protocols import Answer
+from routing.race import RaceBudget, RaceRule
 
 Standing = Literal["ok", "client_error", "context_window", "failed"]
 
@@ -84,6 +86,18 @@ class Outcome:
     rejected: list[Attempt] = field(default_factory=list)
     hard_check: str | None = None
     scorer_error: str | None = None
+    race: Literal["won", "lost", "denied"] | None = None  # from the view of the tier that was started early
+
+
+@dataclass(frozen=True, slots=True)
+class Race:
+    """How a request may race; shared by all requests of a server."""
+
+    rule: RaceRule
+    budget: RaceBudget
+
+
+Begun = tuple[Attempt | None, BackendError | None]
 
 
 class Cascade:
@@ -99,9 +113,10 @@ class Cascade:
         choose: Choose | None = None,
         allowed: Sequence[bool] | None = None,
         barred_reason: Reason = "capability",
+        race: Race | None = None,
     ) -> None:
         """`choose` explores; without it the rule alone decides. `allowed[i]` is False where tier i may not
-        answer at all (window, capability)."""
+        answer at all (window, capability). Without `race` tiers are tried one after the other."""
         self._last = tiers - 1
         self._rule = rule
         self._begin = begin
@@ -110,7 +125,10 @@ class Cascade:
         self._choose = choose
         self._allowed = list(allowed) if allowed is not None else [True] * tiers
         self._barred_reason = barred_reason
+        self._race = race
         self._open: list[Attempt] = []
+        self._early: dict[int, asyncio.Task[Begun]] = {}  # attempts begun before their turn
+        self._unusable: set[int] = set()  # tiers whose answer failed a hard check
 
     async def run(self, signals: Signals, policy_version: str = "") -> Outcome:
         """Decide, attempt, judge, shift up; never raises for a tier or a scorer that failed."""
@@ -121,11 +139,9 @@ class Cascade:
             entry = await self._enter(signals, outcome)
             await self._climb(entry, signals, outcome)
         except BaseException:
-            await self._close_all()
+            await self._close_all_but(None)
             raise
-        for attempt in self._open:
-            if attempt is not outcome.attempt:
-                await attempt.close()
+        await self._close_all_but(outcome.attempt)
         return outcome
 
     async def _enter(self, signals: Signals, outcome: Outcome) -> Entry:
@@ -169,11 +185,11 @@ class Cascade:
                 return
             if attempt is not None and attempt.standing == "ok":
                 try:
-                    await (attempt.complete() if judged else attempt.ready())
+                    good = await self._settle(tier, attempt, judged, signals, outcome)
                 except BackendError as broken:
                     error = broken
                 else:
-                    if not judged or await self._accept(tier, attempt, signals, outcome):
+                    if good:
                         self._commit(outcome, attempt, entered)
                         return
                     outcome.rejected.append(attempt)
@@ -183,7 +199,72 @@ class Cascade:
                 return
             tier = self._next(tier)
 
-    async def _attempt(self, tier: int, judged: bool) -> tuple[Attempt | None, BackendError | None]:
+    async def _settle(
+        self, tier: int, attempt: Attempt, judged: bool, signals: Signals, outcome: Outcome
+    ) -> bool:
+        """Whether this attempt is the answer. Raises `BackendError` when it proves unusable."""
+        if not judged:
+            await attempt.ready()
+            return True
+        if self._race is None:
+            return await self._verdict(tier, attempt, signals, outcome)
+        verdict = asyncio.ensure_future(self._verdict(tier, attempt, signals, outcome))
+        try:
+            if await self._overtaken(self._race, tier, verdict, outcome):
+                outcome.route.reason, outcome.race = "hedge", "won"
+                return False
+            good = await verdict
+        finally:
+            verdict.cancel()
+            await asyncio.gather(verdict, return_exceptions=True)
+        if outcome.race is None and self._early:
+            outcome.race = "lost" if good else "won"
+        return good
+
+    async def _verdict(self, tier: int, attempt: Attempt, signals: Signals, outcome: Outcome) -> bool:
+        await attempt.complete()
+        return await self._accept(tier, attempt, signals, outcome)
+
+    async def _overtaken(
+        self, race: Race, tier: int, verdict: asyncio.Future[bool], outcome: Outcome
+    ) -> bool:
+        """Start the next tier when it is time. True when it was ready before a slow tier's verdict."""
+        race.budget.earn()
+        unsure = race.rule.is_unsure(outcome.route.route_score, self._rule.threshold)
+        if not unsure:
+            if not race.rule.slow_after_s:
+                return False
+            done, _ = await asyncio.wait({verdict}, timeout=race.rule.slow_after_s)
+            if done:
+                return False
+        if not race.budget.take():
+            outcome.race = "denied"
+            return False
+        following = self._next(tier)
+        rival = self._early[following] = asyncio.create_task(self._begin_ready(following))
+        if unsure:
+            return False
+        either: list[asyncio.Future[Any]] = [verdict, rival]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        return not verdict.done() and _usable(rival.result())
+
+    async def _begin_ready(self, tier: int) -> Begun:
+        """Begin an attempt and wait until it is usable; a judged one is read when its turn comes."""
+        judged = tier < self._last
+        attempt, error = await self._start(tier, judged)
+        if attempt is not None and attempt.standing == "ok" and not judged:
+            try:
+                await attempt.ready()
+            except BackendError as broken:
+                return attempt, broken
+        return attempt, error
+
+    async def _attempt(self, tier: int, judged: bool) -> Begun:
+        """The attempt on a tier: the one that was begun early, else a new one."""
+        early = self._early.pop(tier, None)
+        return await (early if early is not None else self._start(tier, judged))
+
+    async def _start(self, tier: int, judged: bool) -> Begun:
         try:
             attempt = await self._begin(tier, judged)
         except BackendError as error:
@@ -197,6 +278,7 @@ class Cascade:
         failed = self._judge.hard_check(answers)
         if failed is not None:
             route.reason, outcome.hard_check = "hard_check", failed
+            self._unusable.add(tier)
             return False
         if not self._rule.needs_answer_score:
             return True
@@ -222,7 +304,7 @@ class Cascade:
             if attempt is not None:
                 outcome.rejected.append(attempt)
             return True
-        held = [a for a in outcome.rejected if a.standing == "ok"]
+        held = [a for a in outcome.rejected if a.standing == "ok" and a.tier not in self._unusable]
         if held and self._failure.strong == "weak" and _is_complete(held[-1]):
             degraded = held[-1]
             outcome.rejected.remove(degraded)
@@ -250,15 +332,24 @@ class Cascade:
             tier += 1
         return tier
 
-    async def _close_all(self) -> None:
+    async def _close_all_but(self, shown: Attempt | None) -> None:
+        for task in self._early.values():
+            task.cancel()
+        await asyncio.gather(*self._early.values(), return_exceptions=True)
         for attempt in self._open:
-            await attempt.close()
+            if attempt is not shown:
+                await attempt.close()
 
 
 def _entry_reason(strategy: str, entry: Entry, last: int) -> Reason:
     if strategy == "random":
         return "random"
     return "hard_prompt" if entry.tier == last else "easy_prompt"
+
+
+def _usable(begun: Begun) -> bool:
+    attempt, error = begun
+    return error is None and attempt is not None and attempt.standing == "ok"
 
 
 def _is_complete(attempt: Attempt) -> bool:

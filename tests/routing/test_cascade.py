@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -10,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routing.cascade import Cascade, FailurePolicy, Outcome, Standing
+from routing.cascade import Cascade, FailurePolicy, Outcome, Race, Standing
 from routing.errors import BackendBroken, BackendTimeout, ScorerError
 from routing.policy import Policy, Rule, Signals
 from routing.protocols import Answer
+from routing.race import RaceBudget, RaceRule
 
 
 @dataclass
@@ -24,10 +26,12 @@ class FakeAttempt:
     standing: Standing = "ok"
     breaks: bool = False
     text: str = "answer"
+    delay_s: float = 0.0  # until its answer is whole, or usable
     whole: bool = False
     closed: bool = False
 
     async def ready(self) -> None:
+        await asyncio.sleep(self.delay_s)
         if self.breaks:
             raise BackendBroken("broke")
 
@@ -71,8 +75,10 @@ class Stage:
     behaviour: dict[int, FakeAttempt | Exception] = field(default_factory=dict)
     begun: list[FakeAttempt] = field(default_factory=list)
     judged: list[bool] = field(default_factory=list)
+    unfinished: list[int] = field(default_factory=list)  # attempts not whole yet when each one began
 
     async def begin(self, tier: int, judged: bool) -> FakeAttempt:
+        self.unfinished.append(sum(not attempt.whole for attempt in self.begun))
         made = self.behaviour.get(tier, FakeAttempt(tier))
         self.judged.append(judged)
         if isinstance(made, Exception):
@@ -94,11 +100,11 @@ async def run(
     tiers: int = 2,
     failure: FailurePolicy | None = None,
     allowed: Sequence[bool] | None = None,
+    race: Race | None = None,
 ) -> Outcome:
     rule = make_policy(tiers).rule(strategy, None)
-    return await Cascade(tiers, rule, stage.begin, judge, failure or FailurePolicy(), None, allowed).run(
-        Signals()
-    )
+    made = Cascade(tiers, rule, stage.begin, judge, failure or FailurePolicy(), None, allowed, race=race)
+    return await made.run(Signals())
 
 
 async def test_adequate_weak_answer_is_served() -> None:
@@ -243,3 +249,72 @@ async def test_everything_but_the_shown_attempt_is_closed(
         assert attempt.closed != (attempt is outcome.attempt)
     assert (outcome.attempt is None) == (outcome.error is not None)
     assert outcome.attempt not in outcome.rejected
+
+
+def make_race(unsure: float = 0.0, slow_after_s: float = 0.0, share: float = 1.0) -> Race:
+    return Race(RaceRule(unsure, slow_after_s), RaceBudget(share))
+
+
+async def test_race_for_doubt_waits_for_the_verdict_and_cancels_the_loser() -> None:
+    stage = Stage({0: FakeAttempt(0, delay_s=0.05), 1: FakeAttempt(1)})
+    outcome = await run(stage, FakeJudge(answer_score=0.9), race=make_race(unsure=1.0))
+    assert (outcome.route.decision, outcome.route.reason, outcome.race) == ("weak", "adequate", "lost")
+    assert [attempt.tier for attempt in stage.begun] == [0, 1]
+    assert stage.begun[1].closed
+
+
+async def test_race_for_doubt_saves_the_second_wait() -> None:
+    stage = Stage({0: FakeAttempt(0, delay_s=0.1), 1: FakeAttempt(1, delay_s=0.1)})
+    outcome = await run(stage, FakeJudge(answer_score=0.1), race=make_race(unsure=1.0))
+    assert stage.unfinished == [0, 1]  # the second began while the first was still writing
+    assert (outcome.route.decision, outcome.route.reason, outcome.race) == ("escalated", "inadequate", "won")
+    assert [attempt.tier for attempt in outcome.rejected] == [0]
+
+
+async def test_race_against_a_slow_tier_takes_the_first_usable_answer() -> None:
+    stage = Stage({0: FakeAttempt(0, delay_s=5.0), 1: FakeAttempt(1, delay_s=0.05)})
+    outcome = await run(stage, FakeJudge(answer_score=0.9), race=make_race(slow_after_s=0.05))
+    assert not stage.begun[0].whole
+    assert (outcome.route.decision, outcome.route.reason, outcome.race) == ("escalated", "hedge", "won")
+    assert stage.begun[0].closed
+
+
+async def test_slow_tier_that_still_wins_is_served() -> None:
+    stage = Stage({0: FakeAttempt(0, delay_s=0.1), 1: FakeAttempt(1, delay_s=5.0)})
+    outcome = await run(stage, FakeJudge(answer_score=0.9), race=make_race(slow_after_s=0.02))
+    assert (outcome.route.decision, outcome.route.reason, outcome.race) == ("weak", "adequate", "lost")
+    assert stage.begun[1].closed
+
+
+async def test_rival_that_breaks_does_not_win() -> None:
+    stage = Stage({0: FakeAttempt(0, delay_s=0.1), 1: FakeAttempt(1, breaks=True)})
+    outcome = await run(stage, FakeJudge(answer_score=0.9), race=make_race(slow_after_s=0.02))
+    assert (outcome.route.decision, outcome.route.reason) == ("weak", "adequate")
+
+
+async def test_race_budget_bounds_the_races() -> None:
+    budget = RaceBudget(0.1)
+    race = Race(RaceRule(unsure=1.0), budget)
+    outcomes = [await run(Stage(), FakeJudge(), race=race) for _ in range(200)]
+    raced = sum(outcome.race == "lost" for outcome in outcomes)
+    assert raced <= 10 + 20  # the burst and a tenth
+    assert raced >= 20
+    assert sum(outcome.race == "denied" for outcome in outcomes) == 200 - raced
+
+
+async def test_cancelled_request_leaves_no_attempt_open() -> None:
+    stage = Stage({0: FakeAttempt(0, delay_s=5.0), 1: FakeAttempt(1, delay_s=5.0)})
+    task = asyncio.create_task(run(stage, FakeJudge(), race=make_race(unsure=1.0)))
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert len(stage.begun) == 2
+    assert all(attempt.closed for attempt in stage.begun)
+
+
+async def test_answer_that_failed_a_hard_check_is_never_served_degraded() -> None:
+    stage = Stage({1: BackendBroken("gone")})
+    outcome = await run(stage, FakeJudge(failing_check="empty"))
+    assert outcome.attempt is None
+    assert isinstance(outcome.error, BackendBroken)
