@@ -13,8 +13,9 @@ import httpx
 import openai
 import pytest
 
+from tests.server_process import ServerProcess, pick_port
 from tests.vllm.environment import ensure_vllm_python
-from tests.vllm.process import ServerProcess, pick_port, vllm_process
+from tests.vllm.process import vllm_process
 
 HERE = Path(__file__).parent
 VLLM_READY_TIMEOUT_S = 240.0
@@ -78,11 +79,12 @@ def _warm_up(server: ServerProcess) -> None:
 
 def _start_proxy(weak: ServerProcess, strong: ServerProcess, log: Path) -> ServerProcess:
     port = pick_port()
+    repository = HERE.parent.parent
     command = [
         *(sys.executable, "-c", "from proxy.cli import main; main()", "serve"),
         *("--weak", weak.pair, "--strong", strong.pair, "--port", str(port)),
+        *("--bundle", str(repository / "demo" / "bundle")),
     ]
-    repository = HERE.parent.parent
     return ServerProcess(command, port, log, {"PYTHONPATH": str(repository), "UPSHIFT_API_KEYS": ""})
 
 

@@ -58,7 +58,7 @@ def test_no_evaluator_no_score(stack: Stack) -> None:
 
 def test_the_policy_in_force_answers(stack: Stack) -> None:
     for prompt in PROMPTS:
-        answer = _chat(stack, prompt=prompt, system="Answer in one word.", temperature=0.0)
+        answer = _chat(stack, prompt=prompt, system="Answer in one word.", temperature=0.0, max_tokens=24)
         assert set(answer) >= FIELDS
         assert answer["text"]
 
