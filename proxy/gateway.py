@@ -28,6 +28,7 @@ from proxy.attempt import TierAttempt, begin_attempt
 from proxy.auth import KeyRing
 from proxy.call import Api, Call, parse_call
 from proxy.judge import RequestJudge
+from proxy.keepalive import COMMENT, with_signs_of_life
 from proxy.metrics import Metrics
 from proxy.models import ModelNames, Pinned, Routed
 from proxy.record import Record
@@ -51,12 +52,13 @@ from proxy.wire import (
     send_whole,
 )
 from proxy.wire_error import ApiError, from_backend_error, from_backend_reply
-from routing.cascade import Cascade, FailurePolicy, Outcome
+from routing.cascade import Cascade, FailurePolicy, Outcome, Race
 from routing.deadline import Deadline
 from routing.decision import Route
 from routing.errors import BackendError
 from routing.policy import Signals
 from routing.protocols import Backend
+from routing.race import RaceBudget, RaceRule
 from routing.tier import Ladder
 
 _SSE = (b"content-type", b"text/event-stream; charset=utf-8")
@@ -99,7 +101,11 @@ class Gateway:
         self.backends = backends
         self.metrics = metrics
         self.recorder = recorder
-        self._failure = FailurePolicy(settings.routing.on_scorer_failure, settings.routing.on_strong_failure)
+        routing = settings.routing
+        self._failure = FailurePolicy(routing.on_scorer_failure, routing.on_strong_failure)
+        self._race = Race(
+            RaceRule(routing.race_unsure, routing.race_slow_after_s), RaceBudget(routing.race_budget_share)
+        )
 
     async def serve(self, api: Api, scope: Scope, receive: Receive, send: Send, label: str = "") -> Record:
         """One request from its first byte to its row in the log; `label` names the API in metrics."""
@@ -115,12 +121,14 @@ class Gateway:
             self.recorder.finish(record)
         return record
 
-    async def refuse(self, label: str, scope: Scope, send: Send, error: ApiError) -> None:
-        """Answer a request that failed before it came here; counted like any other."""
+    async def refuse(self, label: str, scope: Scope, send: Send, error: ApiError | ClientGone) -> None:
+        """End a request that failed before it came here; counted like any other."""
         record = Record(label, request_id(scope))
-        await self._send_error(
-            send, record, opening_headers(record.request_id, self.cors.headers(scope)), error
-        )
+        if isinstance(error, ApiError):
+            headers = opening_headers(record.request_id, self.cors.headers(scope))
+            await self._send_error(send, record, headers, error)
+        else:
+            record.outcome = "cancelled"
         record.total_s = time.perf_counter() - record.started
         self.recorder.finish(record)
 
@@ -210,10 +218,21 @@ class Gateway:
             return attempt
 
         choose = scorers.policy.choose if target.plain else None
-        cascade = Cascade(len(self.ladder), target.rule, begin, judge, self._failure, choose, allowed, barred)
-        outcome = await cascade.run(Signals(draw=random.random()), scorers.policy.version)
+        mode = target.stream_mode or self.settings.routing.stream_mode
+        race = self._race if call.stream and mode == "race" else None
+        cascade = Cascade(
+            len(self.ladder), target.rule, begin, judge, self._failure, choose, allowed, barred, race
+        )
+        work = cascade.run(Signals(draw=random.random()), scorers.policy.version)
+        silence_s = self.settings.routing.stream_keepalive_s
+        if call.stream and silence_s:
+            outcome = await with_signs_of_life(work, silence_s, lambda: self._show_life(request))
+        else:
+            outcome = await work
         route = record.route = outcome.route
-        record.scorer_error, record.hard_check = outcome.scorer_error, outcome.hard_check
+        record.scorer_error, record.hard_check, record.race = (
+            outcome.scorer_error, outcome.hard_check, outcome.race,
+        )  # fmt: skip
         await self._show(request, outcome, route)
 
     async def _show(self, request: Request, outcome: Outcome, route: Route) -> None:
@@ -274,13 +293,22 @@ class Gateway:
         record = request.record
         record.status = attempt.status
         first = await anext(pieces, b"")  # a stream that breaks before any byte is still an error status
-        request.headers += [_SSE, _NO_CACHE, processing_ms(record.started)]
-        request.started = True
-        await send_start(request.send, attempt.status, request.headers)
+        await self._start_stream(request)
         record.first_byte_s = time.perf_counter() - record.started
         await request.send({"type": "http.response.body", "body": first, "more_body": True})
         await send_pieces(request.send, pieces)
         await send_end(request.send)
+
+    async def _start_stream(self, request: Request) -> None:
+        """Headers out, unless signs of life have sent them already."""
+        if not request.started:
+            request.headers += [_SSE, _NO_CACHE, processing_ms(request.record.started)]
+            request.started = True
+            await send_start(request.send, 200, request.headers)
+
+    async def _show_life(self, request: Request) -> None:
+        await self._start_stream(request)
+        await request.send({"type": "http.response.body", "body": COMMENT, "more_body": True})
 
     async def _begin(self, request: Request, tier: int, *, judged: bool, pinned: bool = False) -> TierAttempt:
         return await begin_attempt(
@@ -314,7 +342,8 @@ class Gateway:
             record.outcome = "upstream_error"
         else:
             record.outcome = "client_error"
-        headers = [*headers, *error.headers(), processing_ms(record.started)]
+        kept = (item for item in headers if item[0] != b"content-type")  # the backend's, of what failed
+        headers = [*kept, *error.headers(), processing_ms(record.started)]
         await send_whole(send, error.status, headers, error.body())
 
 

@@ -93,6 +93,7 @@ class Metrics:
         self._fail_open = Counter(
             "upshift_fail_open", "Scorer failures.", ["scorer", "reason"], registry=registry
         )
+        self._hedges = Counter("upshift_hedges", "Races of two tiers.", ["outcome"], registry=registry)
         self.rows_dropped = Counter("upshift_log_rows_dropped", "Decision log rows lost.", registry=registry)
         self.in_flight = Gauge(
             "upshift_in_flight_requests",
@@ -158,6 +159,8 @@ class Metrics:
                 self._histogram(self._score, "difficulty").observe(route.difficulty)
             if route.answer_score is not None:
                 self._histogram(self._score, "evaluator").observe(route.answer_score)
+        if record.race is not None:
+            self._counter(self._hedges, record.race).inc()
         if record.scorer_error is not None:
             self._counter(self._fail_open, "any", "failed").inc()
         self._observe_uses(record)

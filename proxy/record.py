@@ -44,6 +44,7 @@ class Record:
     uses: list[TierUse] = field(default_factory=list)
     scorer_error: str | None = None
     hard_check: str | None = None
+    race: str | None = None  # won, lost, denied
     baseline_usd: float = 0.0
     baseline_estimated: bool = False
 

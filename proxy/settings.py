@@ -98,7 +98,12 @@ class RoutingSettings(Section):
     explore_share: Share | None = Field(
         None, description="share of requests that explore; empty: the bundle's own"
     )
-    stream_mode: Literal["hold"] = Field("hold", description="when a judged stream may begin")
+    stream_mode: Literal["hold", "race"] = Field("hold", description="when a judged stream may begin")
+    race_unsure: Share = Field(
+        0.1, description="race at once when P(strong) is this near the threshold; 0: never"
+    )
+    race_slow_after_s: Seconds = Field(2.0, description="race a judged tier not finished by then; 0: never")
+    race_budget_share: Share = Field(0.1, description="share of judged streams that may race; 0: none")
     stream_keepalive_s: Seconds = Field(
         15.0, description="comments begin after this long without headers; 0: never"
     )
