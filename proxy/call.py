@@ -7,6 +7,7 @@ decoded further. With nothing to change, the body goes on as the very bytes that
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -23,7 +24,9 @@ _decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _NUMBERS = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
 _INTEGERS = ("n", "max_tokens", "max_completion_tokens", "seed", "top_logprobs")
 _BOOLEANS = ("stream",)
+_OBJECTS = ("stream_options", "response_format")
 _NULL = b"null"
+_INTEGER = re.compile(rb"-?[0-9]+")
 
 
 @dataclass(slots=True)
@@ -44,9 +47,8 @@ class Call:
         return PATHS[self.api]
 
     def value(self, name: str) -> Any:
-        """A field decoded, None where it is absent."""
-        raw = self.fields.get(name)
-        return None if raw is None else orjson.loads(raw)
+        """A field decoded, None where it is absent. Raises `ApiError` 400 where it cannot be."""
+        return load_field(self.fields, name) if name in self.fields else None
 
     @property
     def wants_usage(self) -> bool:
@@ -71,35 +73,41 @@ class Call:
 
     def encode(self, changes: Mapping[str, bytes | None]) -> bytes:
         """The body with some top-level fields replaced (JSON bytes), added, or taken out (None)."""
-        merged: dict[str, bytes | None] = {**self.fields, **changes}
-        if "upshift" in self.fields and "upshift" not in changes:
-            merged["upshift"] = None
-        elif all(self.fields.get(name) == value for name, value in changes.items()):
-            return self.body
-        parts = [orjson.dumps(name) + b":" + value for name, value in merged.items() if value is not None]
-        return b"{" + b",".join(parts) + b"}"
+        return encode_fields(self.body, self.fields, changes)
+
+
+def encode_fields(body: bytes, fields: Mapping[str, bytes], changes: Mapping[str, bytes | None]) -> bytes:
+    """`fields` with `changes`, as JSON and without `upshift`; `body` itself where nothing changes."""
+    merged: dict[str, bytes | None] = {**fields, **changes}
+    if "upshift" in fields and "upshift" not in changes:
+        merged["upshift"] = None
+    elif all(fields.get(name) == value for name, value in changes.items()):
+        return body
+    parts = [orjson.dumps(name) + b":" + value for name, value in merged.items() if value is not None]
+    return b"{" + b",".join(parts) + b"}"
 
 
 def parse_call(api: Api, body: bytes, max_messages: int) -> Call:
     """Decode and check. Raises `ApiError` 400 that names the field."""
-    fields = _decode(body)
-    model = _string(fields, "model")
+    fields = decode_fields(body)
+    model = string_field(fields, "model")
     if not model:
         raise ApiError(400, "You must provide a model parameter.", param="model")
     for name in _NUMBERS:
-        _check_type(fields, name, (int, float), "a number")
+        check_type(fields, name, (int, float), "a number")
     for name in _INTEGERS:
-        _check_type(fields, name, (int,), "an integer")
+        check_type(fields, name, (int,), "an integer")
     for name in _BOOLEANS:
-        _check_type(fields, name, (bool,), "a boolean")
-    _check_type(fields, "stream_options", (dict,), "an object")
+        check_type(fields, name, (bool,), "a boolean")
+    for name in _OBJECTS:
+        check_type(fields, name, (dict,), "an object")
     call = Call(api, body, fields, model, stream=fields.get("stream") == b"true")
     if call.choices < 1:
         raise ApiError(400, f"'n' must be at least 1, got {call.choices}.", param="n")
     options = call.value("upshift")
     if options is not None:
         if not isinstance(options, dict):
-            raise ApiError(400, f"'upshift' must be an object, got {_kind(options)}.", param="upshift")
+            raise ApiError(400, f"'upshift' must be an object, got {kind_of(options)}.", param="upshift")
         call.options = options
     if api == "chat":
         call.messages = _messages(fields, max_messages)
@@ -108,7 +116,8 @@ def parse_call(api: Api, body: bytes, max_messages: int) -> Call:
     return call
 
 
-def _decode(body: bytes) -> dict[str, bytes]:
+def decode_fields(body: bytes) -> dict[str, bytes]:
+    """A JSON object's fields, each as the bytes that came. Raises `ApiError` 400."""
     try:
         if not body.isascii():
             body.decode("utf-8")
@@ -126,7 +135,8 @@ def _decode(body: bytes) -> dict[str, bytes]:
     return {name: bytes(memoryview(raw)) for name, raw in fields.items()}
 
 
-def _load(fields: Mapping[str, bytes], name: str) -> Any:
+def load_field(fields: Mapping[str, bytes], name: str) -> Any:
+    """A present field, decoded. Raises `ApiError` 400: nested too deeply, or a lone surrogate."""
     try:
         return orjson.loads(fields[name])
     except orjson.JSONDecodeError as error:
@@ -135,22 +145,26 @@ def _load(fields: Mapping[str, bytes], name: str) -> Any:
         ) from error
 
 
-def _string(fields: Mapping[str, bytes], name: str) -> str | None:
+def string_field(fields: Mapping[str, bytes], name: str) -> str | None:
+    """A string, or None where it is absent or null. Raises `ApiError` 400."""
     if name not in fields:
         return None
-    value = _load(fields, name)
+    value = load_field(fields, name)
     if value is not None and not isinstance(value, str):
-        raise ApiError(400, f"'{name}' must be a string, got {_kind(value)}.", param=name)
+        raise ApiError(400, f"'{name}' must be a string, got {kind_of(value)}.", param=name)
     return value
 
 
-def _check_type(fields: Mapping[str, bytes], name: str, types: tuple[type, ...], wanted: str) -> None:
+def check_type(fields: Mapping[str, bytes], name: str, types: tuple[type, ...], wanted: str) -> None:
+    """Raises `ApiError` 400 for a field of another type; absent and null pass."""
     raw = fields.get(name)
     if raw is None or raw == _NULL:
         return
-    value = _load(fields, name)
+    if int in types and _INTEGER.fullmatch(raw):
+        return  # of any size: the decoder would make a float of one beyond 64 bits
+    value = load_field(fields, name)
     if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
-        raise ApiError(400, f"'{name}' must be {wanted}, got {_kind(value)}.", param=name)
+        raise ApiError(400, f"'{name}' must be {wanted}, got {kind_of(value)}.", param=name)
 
 
 def _messages(fields: Mapping[str, bytes], max_messages: int) -> list[dict[str, Any]]:
@@ -161,9 +175,9 @@ def _messages(fields: Mapping[str, bytes], max_messages: int) -> list[dict[str, 
             param="messages",
             code="missing_required_parameter",
         )
-    messages = _load(fields, "messages")
+    messages = load_field(fields, "messages")
     if not isinstance(messages, list):
-        raise ApiError(400, f"'messages' must be an array, got {_kind(messages)}.", param="messages")
+        raise ApiError(400, f"'messages' must be an array, got {kind_of(messages)}.", param="messages")
     if not messages:
         raise ApiError(
             400, "'messages' is empty: at least one message is needed.", param="messages", code="empty_array"
@@ -176,15 +190,15 @@ def _messages(fields: Mapping[str, bytes], max_messages: int) -> list[dict[str, 
     for index, message in enumerate(messages):
         where = f"messages[{index}]"
         if not isinstance(message, dict):
-            raise ApiError(400, f"'{where}' must be an object, got {_kind(message)}.", param=where)
+            raise ApiError(400, f"'{where}' must be an object, got {kind_of(message)}.", param=where)
         if not isinstance(message.get("role"), str):
             raise ApiError(
                 400,
-                f"'{where}.role' must be a string, got {_kind(message.get('role'))}.",
+                f"'{where}.role' must be a string, got {kind_of(message.get('role'))}.",
                 param=f"{where}.role",
             )
         if not isinstance(message.get("content"), str | list | None):
-            got = _kind(message["content"])
+            got = kind_of(message["content"])
             wanted = "a string, an array of parts or null"
             raise ApiError(400, f"'{where}.content' must be {wanted}, got {got}.", param=f"{where}.content")
     return messages
@@ -195,13 +209,14 @@ def _prompt(fields: Mapping[str, bytes]) -> Any:
         raise ApiError(
             400, "Missing required parameter: 'prompt'.", param="prompt", code="missing_required_parameter"
         )
-    prompt = _load(fields, "prompt")
+    prompt = load_field(fields, "prompt")
     if not isinstance(prompt, str | list) or prompt == []:
-        raise ApiError(400, f"'prompt' must be a string or an array, got {_kind(prompt)}.", param="prompt")
+        raise ApiError(400, f"'prompt' must be a string or an array, got {kind_of(prompt)}.", param="prompt")
     return prompt
 
 
-def _kind(value: object) -> str:
+def kind_of(value: object) -> str:
+    """What JSON calls the value, for messages."""
     names = {
         bool: "a boolean",
         str: "a string",

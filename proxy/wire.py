@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any
@@ -14,6 +15,8 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
+
+_JSON_TYPE = re.compile(rb"\s*(?:application/json|[\w.-]+/[\w.+-]+\+json)\s*(?:;|\Z)", re.IGNORECASE)
 
 
 class ClientGone(Exception):
@@ -30,6 +33,11 @@ def header(scope: Scope, name: bytes) -> bytes | None:
 
 async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
     """The request's body, gzip undone. Raises `ApiError` 413, 415, 400, and `ClientGone`."""
+    kind = header(scope, b"content-type")
+    if kind is not None and not kind.startswith(b"application/json") and not _JSON_TYPE.match(kind):
+        raise ApiError(
+            415, f"Content-Type '{kind[:80].decode('latin-1')}' is not supported; use application/json."
+        )
     length = header(scope, b"content-length")
     if length is not None and length.isdigit() and int(length) > max_bytes:
         raise _too_large(max_bytes)
@@ -66,8 +74,8 @@ def _gunzip(body: bytes, max_bytes: int) -> bytes:
         raise ApiError(400, "The body is not valid gzip.") from error
     if len(out) > max_bytes:
         raise _too_large(max_bytes)
-    if not unpacker.eof:
-        raise ApiError(400, "The gzip body ends before its end.")
+    if not unpacker.eof or unpacker.unused_data:
+        raise ApiError(400, "The gzip body must be one whole gzip member.")
     return out
 
 

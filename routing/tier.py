@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-CAPABILITIES = frozenset({"tools", "images", "audio", "json_schema", "logprobs", "stream_usage", "n"})
+CAPABILITIES = frozenset(
+    {"tools", "images", "audio", "json_schema", "logprobs", "stream_usage", "n", "responses"}
+)
 
 
 @dataclass(frozen=True, slots=True)
