@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from proxy.auth import KeyRing
 from proxy.call import Api
-from proxy.decision_log import NoDecisionLog, SqliteDecisionLog, sqlite_path
+from proxy.decision_log import open_decision_log
 from proxy.endpoints import add_endpoints
 from proxy.error_handlers import add_error_handlers
 from proxy.gateway import Gateway
@@ -52,9 +52,11 @@ def create_app(
     backends: Sequence[Backend],
     scorers: Scorers | None = None,
     log: DecisionLog | None = None,
+    metrics: Metrics | None = None,
 ) -> UpshiftApp:
     """The only wiring. `backends[i]` answers for `settings.tiers[i]`; without `scorers` all routed
-    prompts go to the last tier. Raises `SettingsError`.
+    prompts go to the last tier; `metrics` of an application before this one go on counting.
+    Raises `SettingsError`.
     """
     ladder = settings.ladder()
     if len(backends) != len(ladder):
@@ -62,10 +64,11 @@ def create_app(
     judge = scorers or NoScorers(len(ladder))
     if judge.policy.tiers not in (2, len(ladder)):
         raise SettingsError(f"bundle: fitted for {judge.policy.tiers} tiers, {len(ladder)} are configured")
-    metrics = Metrics([tier.name for tier in ladder.tiers])
+    names = [tier.name for tier in ladder.tiers]
+    metrics = Metrics(names) if metrics is None else metrics.for_tiers(names)
     metrics.show_policy(judge.policy.version)
     judge.attach(metrics)
-    decisions = log or _open_log(settings, metrics)
+    decisions = log or open_decision_log(settings.log, metrics.rows_dropped.inc)
     keys = KeyRing(key.strip() for key in read_secret(settings.auth.keys_env).split(","))
     recorder = Recorder(metrics, decisions, ladder, settings.log.store_text)
 
@@ -96,15 +99,6 @@ def create_app(
     add_endpoints(app, app.gateway, metrics, lambda: app.ready)
     add_error_handlers(app)
     return app
-
-
-def _open_log(settings: Settings, metrics: Metrics) -> DecisionLog:
-    if not settings.log.url:
-        return NoDecisionLog()
-    path = sqlite_path(settings.log.url)
-    return SqliteDecisionLog(
-        path, settings.log.flush_interval_s, settings.log.max_queued_rows, metrics.rows_dropped.inc
-    )
 
 
 def proxied_paths() -> dict[str, Any]:

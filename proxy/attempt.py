@@ -7,6 +7,7 @@ of the backend and the client did not (log-probabilities, the usage chunk) is no
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -15,11 +16,11 @@ from typing import Any
 import orjson
 
 from proxy.call import Call
-from proxy.completion import StreamReader, Usage, read_answers, read_json, read_usage
+from proxy.completion import StreamReader, Usage, check_choices, read_answers, read_json, read_usage
 from proxy.sse import DONE, EventSplitter, EventTooLarge, event_data
 from proxy.wire_error import error_code
 from routing.cascade import Standing
-from routing.errors import BackendBroken
+from routing.errors import BackendBroken, BackendError
 from routing.protocols import Answer, Backend, BackendReply, BackendRequest
 from routing.tier import Tier
 
@@ -27,6 +28,8 @@ _CLIENT_ERRORS = frozenset({400, 413, 422})
 _TAIL_BYTES = 4096
 _USAGE = re.compile(rb'"usage" ?: ?(\{(?:[^{}]|\{[^{}]*\})*\})')
 _FINISHED = re.compile(rb'"finish_reason" ?: ?"')
+_ERROR_EVENT = re.compile(rb'(?:\A|\n)data: ?\{"error"')  # quotes inside JSON text would be escaped
+_END_S = 0.2  # how long the end of a reply may take after its [DONE]; then its connection is given up
 _WINDOW_WORDS = ("context_length_exceeded", "maximum context length", "context window", "max_model_len")
 
 
@@ -71,6 +74,8 @@ class TierAttempt:
         while not self.reader.begun:
             if not await self._pull() and not self.reader.begun:
                 raise BackendBroken("the stream ended before any content")
+        if self.done and not self.reader.finished:
+            raise BackendBroken("the stream ended before its finish reason")
 
     async def complete(self) -> None:
         if self.call.stream:
@@ -80,12 +85,19 @@ class TierAttempt:
                 raise BackendBroken("the stream ended before its finish reason")
         elif self.data is None:
             self.body = await self._reply.read()
-            self.data = read_json(self.body)
+            data = read_json(self.body)
+            check_choices(data, self.call.api)
+            self.data = data
 
     def answers(self) -> list[Answer]:
         if self.call.stream:
-            return self.reader.answers() if self.done else []
-        return read_answers(self.data, self.call.api) if self.data is not None else []
+            return self.reader.answers() if self.done and self.reader.finished else []
+        if self.data is None:
+            return []
+        try:
+            return read_answers(self.data, self.call.api)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise BackendBroken("the answer is not of the shape of a completion") from error
 
     @property
     def usage(self) -> Usage:
@@ -99,14 +111,30 @@ class TierAttempt:
     async def raw_relay(self) -> AsyncIterator[bytes]:
         """A pinned stream as it came; only what the backend left out at its end is mended.
 
-        Raises `BackendBroken` when the stream ends without a finish reason.
+        Nothing is given before the first event is known to be a chunk. An error event is passed on and ends
+        the stream, with `standing` `failed`. Raises `BackendBroken` when there is no chunk at all, and when
+        the stream ends without a finish reason.
         """
-        tail = b""
+        tail, first = b"", b""
+        splitter: EventSplitter | None = EventSplitter()
         async for piece in self._stream():
             self.reader.pieces += piece.count(b"data:")
+            if splitter is not None:
+                first += piece
+                if not self._begins_well(splitter, piece):
+                    continue
+                piece, splitter = first, None
             tail = (tail + piece)[-_TAIL_BYTES:]
             yield piece
+            if _ERROR_EVENT.search(piece):
+                self.standing = "failed"
+                return
+            if tail.endswith(DONE):
+                await self.finish()
+                break
         self.done = True
+        if splitter is not None:
+            raise BackendBroken("the stream ended before any content")
         for usage in _USAGE.findall(tail):
             self.reader.usage = read_usage({"usage": decode_event(usage)})
         if b"[DONE]" in tail:
@@ -125,6 +153,30 @@ class TierAttempt:
         return self._splitter
 
     async def close(self) -> None:
+        await self._reply.close()
+
+    def _begins_well(self, splitter: EventSplitter, piece: bytes) -> bool:
+        """Whether the first event is there. Raises `BackendBroken` when it is an error or no chunk."""
+        try:
+            events = [event_data(event) for event in splitter.feed(piece)]
+        except EventTooLarge as error:
+            raise BackendBroken(str(error)) from error
+        data = next((data for data in events if data), None)
+        if data is None:
+            return False
+        if data == b"[DONE]":
+            raise BackendBroken("the stream ended before any content")
+        StreamReader(self.call.api).add(decode_event(data))
+        return True
+
+    async def finish(self) -> None:
+        """Read what follows the last event, so that the connection can be used again."""
+        try:
+            async with asyncio.timeout(_END_S):
+                async for _ in self._stream():
+                    pass
+        except (TimeoutError, BackendError):
+            pass  # the answer is complete; only the connection is lost
         await self._reply.close()
 
     def _stream(self) -> AsyncIterator[bytes]:
@@ -154,8 +206,9 @@ class TierAttempt:
                 self.events.append(event)
         if not piece:
             self.done = True
-        if self.done:
             await self._reply.close()
+        elif self.done:
+            await self.finish()
         return not self.done
 
 
@@ -188,6 +241,7 @@ async def begin_attempt(
     pinned: bool = False,
     headers: Mapping[str, str],
     timeout_s: float | None,
+    timeout_stage: str = "total",
 ) -> TierAttempt:
     """Send `call` to `tier`. Raises `BackendError` when there was no reply at all.
 
@@ -204,7 +258,9 @@ async def begin_attempt(
     if asked.usage:
         options = call.value("stream_options") or {}
         changes["stream_options"] = orjson.dumps({**options, "include_usage": True})
-    request = BackendRequest(call.path, call.encode(changes), call.stream, headers, timeout_s)
+    request = BackendRequest(
+        call.path, call.encode(changes), call.stream, headers, timeout_s, timeout_stage=timeout_stage
+    )
     reply = await backend.send(request)
     attempt = TierAttempt(index, call, reply, asked)
     try:

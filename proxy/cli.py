@@ -103,8 +103,7 @@ def _serve(options: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     settings = _settings(options)
     check_exposure(settings, options.insecure)
-    serve(settings)
-    return 0
+    return serve(settings, lambda: _settings(options))
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -48,8 +48,8 @@ def read_usage(data: Mapping[str, Any]) -> Usage:
     usage = data.get("usage")
     if not isinstance(usage, dict):
         return Usage()
-    prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    return Usage(int(prompt or 0), int(completion or 0), known=prompt is not None)
+    prompt, completion = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+    return Usage(prompt or 0, completion or 0, known=prompt is not None)
 
 
 def read_answers(data: Mapping[str, Any], api: Api) -> list[Answer]:
@@ -60,6 +60,18 @@ def read_answers(data: Mapping[str, Any], api: Api) -> list[Answer]:
         logprobs = _logprobs(choice.get("logprobs"))
         out.append(Answer(text, choice.get("finish_reason"), logprobs, len(logprobs) if logprobs else None))
     return out
+
+
+def check_choices(data: Mapping[str, Any], api: Api) -> None:
+    """Every choice carries an answer of the right shape. Raises `BackendBroken`."""
+    for choice in data["choices"]:
+        if not isinstance(choice.get("message") if api == "chat" else choice.get("text"), dict | str):
+            raise BackendBroken("a choice holds no message")
+
+
+def _count(value: object) -> int | None:
+    """A token count; None for anything that is none."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
 @dataclass(slots=True)
@@ -102,9 +114,12 @@ class StreamReader:
             self.model = str(chunk.get("model") or "")
         if isinstance(chunk.get("usage"), dict):
             self.usage = read_usage(chunk)
-        for item in choices:
-            if isinstance(item, dict):
-                self._add_choice(item)
+        try:
+            for item in choices:
+                if isinstance(item, dict):
+                    self._add_choice(item)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise BackendBroken("a stream event is not of the shape of a chunk") from error
 
     def answers(self) -> list[Answer]:
         """What has come so far, by choice index."""

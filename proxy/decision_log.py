@@ -3,123 +3,159 @@
 `record` appends to a bounded queue and returns. A writer thread takes what has gathered every
 `flush_interval_s` and commits it in one transaction, so a crash loses at most that interval. A database
 that is locked, full or gone makes the queue grow to its bound; beyond it rows are dropped and counted, and
-no request notices.
+no request notices. Several workers write to one database at once; each has its own queue and thread.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
+from proxy.settings import LogSettings
 from routing.errors import SettingsError
+from routing.protocols import DecisionLog
 
 _log = logging.getLogger("upshift.log")
 COLUMNS: Mapping[str, str] = {
     "request_id": "TEXT NOT NULL",
-    "at": "REAL NOT NULL",  # seconds since the epoch
+    "at": "DOUBLE PRECISION NOT NULL",  # seconds since the epoch
     "api": "TEXT NOT NULL",
-    "stream": "INTEGER NOT NULL",
+    "stream": "BOOLEAN NOT NULL",
     "strategy": "TEXT NOT NULL",
-    "threshold": "REAL",
+    "threshold": "DOUBLE PRECISION",
     "policy": "TEXT NOT NULL",
     "prompt_id": "TEXT NOT NULL",
     "decision": "TEXT NOT NULL",
     "reason": "TEXT NOT NULL",
     "tier": "TEXT NOT NULL",
-    "propensity": "REAL",
-    "route_score": "REAL",
-    "difficulty": "REAL",
-    "answer_score": "REAL",
+    "propensity": "DOUBLE PRECISION",
+    "route_score": "DOUBLE PRECISION",
+    "difficulty": "DOUBLE PRECISION",
+    "answer_score": "DOUBLE PRECISION",
     "outcome": "TEXT NOT NULL",
     "status": "INTEGER NOT NULL",
-    "prompt_tokens": "INTEGER",
-    "completion_tokens": "INTEGER",
-    "cost_usd": "REAL",
-    "baseline_usd": "REAL",
-    "total_s": "REAL",
-    "first_byte_s": "REAL",
+    "prompt_tokens": "BIGINT",
+    "completion_tokens": "BIGINT",
+    "cost_usd": "DOUBLE PRECISION",
+    "baseline_usd": "DOUBLE PRECISION",
+    "total_s": "DOUBLE PRECISION",
+    "first_byte_s": "DOUBLE PRECISION",
     "prompt": "TEXT",
     "answer": "TEXT",
 }
-_CREATE = (
+CREATE = (
     f"CREATE TABLE IF NOT EXISTS decisions ({', '.join(f'{name} {kind}' for name, kind in COLUMNS.items())})"
 )
-_INSERT = f"INSERT INTO decisions VALUES ({', '.join('?' * len(COLUMNS))})"
+CREATE_INDEX = "CREATE INDEX IF NOT EXISTS decisions_at ON decisions (at)"
+_BATCH_ROWS = 2_000
 _RETRY_S = 1.0
+_TRIM_INTERVAL_S = 60.0
+_CLOSE_S = 10.0
+Row = tuple[object, ...]
 
 
-class SqliteDecisionLog:
-    """Rows into `decisions` of a SQLite file (WAL). Raises `SettingsError` when the file cannot be used."""
+class DatabaseDown(Exception):
+    """The database could not take the rows; they are offered again."""
 
-    def __init__(
-        self, path: Path, flush_interval_s: float, max_queued_rows: int, on_drop: Callable[[int], None]
-    ) -> None:
-        self._path = path
-        self._interval_s = flush_interval_s
-        self._bound = max_queued_rows
+
+class RowRefused(DatabaseDown):
+    """The database is there but will never take these very rows (a byte it cannot store)."""
+
+
+class Store(Protocol):
+    """A database, used by the writer thread alone. Every method but `close` raises `DatabaseDown`."""
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """All of `rows` in one transaction, or none."""
+        ...
+
+    def trim(self, oldest_at: float | None, max_rows: int) -> None:
+        """Delete rows before `oldest_at`, and the oldest beyond `max_rows` (0: no bound)."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class QueuedLog:
+    """`routing.protocols.DecisionLog` over a `Store`."""
+
+    def __init__(self, store: Store, settings: LogSettings, on_drop: Callable[[int], None]) -> None:
+        self._store = store
+        self._settings = settings
         self._on_drop = on_drop
-        self._rows: deque[tuple[object, ...]] = deque()
+        self._rows: deque[Row] = deque()
         self._stop = threading.Event()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with self._connect() as database:
-                database.execute(_CREATE)
-            database.close()
-        except (OSError, sqlite3.Error) as error:
-            raise SettingsError(f"log.url: {path} cannot be used as a SQLite file: {error}") from error
-        self._thread = threading.Thread(target=self._write, name="decision-log", daemon=True)
+        self._trim_at = time.monotonic()
+        self._down = False
+        self._thread = threading.Thread(target=self._run, name="decision-log", daemon=True)
         self._thread.start()
 
+    @property
+    def waiting(self) -> int:
+        """Rows not yet written."""
+        return len(self._rows)
+
     def record(self, row: Mapping[str, object]) -> None:
-        if len(self._rows) >= self._bound:
+        if len(self._rows) >= self._settings.max_queued_rows:
             self._on_drop(1)
             return
         self._rows.append(tuple(row.get(name) for name in COLUMNS))
 
     async def close(self) -> None:
+        """Write what waits, for at most 10 s; what the database does not take is dropped and counted."""
         self._stop.set()
-        await asyncio.to_thread(self._thread.join, 10.0)
+        await asyncio.to_thread(self._thread.join, _CLOSE_S)
+        if self._rows:
+            self._on_drop(len(self._rows))
+            _log.error("%d rows of the decision log were lost: the database takes none", len(self._rows))
 
-    def _connect(self) -> sqlite3.Connection:
-        database = sqlite3.connect(self._path, timeout=5.0)
-        database.execute("PRAGMA journal_mode=WAL")
-        database.execute("PRAGMA synchronous=NORMAL")
-        return database
-
-    def _write(self) -> None:
-        database: sqlite3.Connection | None = None
+    def _run(self) -> None:
         while True:
-            last = self._stop.wait(self._interval_s)
+            last = self._stop.wait(_RETRY_S if self._down else self._settings.flush_interval_s)
             try:
-                database = database or self._connect()
-                self._flush(database)
-            except sqlite3.Error as error:
-                _log.warning("the decision log cannot be written: %s; rows wait in memory", error)
-                if database is not None:
-                    database.close()
-                database = None
-                if not last:
-                    time.sleep(_RETRY_S)
+                self._flush()
+                self._trim()
+            except DatabaseDown as error:
+                if not self._down:
+                    _log.warning("the decision log cannot be written: %s; rows wait in memory", error)
+                self._down = True
+            else:
+                self._down = False
             if last:
-                if database is not None:
-                    database.close()
+                self._store.close()
                 return
 
-    def _flush(self, database: sqlite3.Connection) -> None:
-        """One transaction; rows leave the queue only once it is committed."""
-        rows = [self._rows[index] for index in range(len(self._rows))]
-        if not rows:
+    def _flush(self) -> None:
+        """Rows leave the queue only once they are committed."""
+        while self._rows:
+            rows = [self._rows[index] for index in range(min(len(self._rows), _BATCH_ROWS))]
+            try:
+                self._store.write(rows)
+            except RowRefused as error:
+                self._write_singly(rows, error)
+            for _ in rows:
+                self._rows.popleft()
+
+    def _write_singly(self, rows: Sequence[Row], error: RowRefused) -> None:
+        """One row that the database refuses must not hold up all others."""
+        _log.warning("the decision log refuses a row: %s; it is dropped", error)
+        for row in rows:
+            try:
+                self._store.write([row])
+            except RowRefused:
+                self._on_drop(1)
+
+    def _trim(self) -> None:
+        days, max_rows = self._settings.retention_days, self._settings.max_rows
+        if not (days or max_rows) or time.monotonic() < self._trim_at:
             return
-        with database:
-            database.executemany(_INSERT, rows)
-        for _ in rows:
-            self._rows.popleft()
+        self._trim_at = time.monotonic() + _TRIM_INTERVAL_S
+        self._store.trim(time.time() - days * 86_400 if days else None, max_rows)
 
 
 class NoDecisionLog:
@@ -132,9 +168,20 @@ class NoDecisionLog:
         return
 
 
-def sqlite_path(url: str) -> Path:
-    """The file of `sqlite:///PATH`. Raises `SettingsError` for another scheme."""
-    scheme, mark, path = url.partition("sqlite:///")
-    if scheme or not mark or not path:
-        raise SettingsError(f"log.url: {url!r} is not sqlite:///PATH")
-    return Path(path)
+def open_decision_log(settings: LogSettings, on_drop: Callable[[int], None]) -> DecisionLog:
+    """The log of `log.url`. Raises `SettingsError` for a URL that cannot be used."""
+    url = settings.url
+    if not url:
+        return NoDecisionLog()
+    if url.startswith(("postgresql://", "postgres://")):
+        from proxy.postgres_log import PostgresStore
+
+        return QueuedLog(PostgresStore(url), settings, on_drop)
+    from proxy.sqlite_log import SqliteStore, sqlite_path
+
+    if not url.startswith("sqlite:"):
+        scheme = url.partition(":")[0]
+        raise SettingsError(
+            f"log.url: scheme {scheme!r} is not known; give sqlite:///PATH or postgresql://USER@HOST/DATABASE"
+        )
+    return QueuedLog(SqliteStore(sqlite_path(url)), settings, on_drop)

@@ -8,6 +8,7 @@ use. Work that the client need not wait for (metrics, the decision log) comes af
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 
 import orjson
 
+from proxy.admission import Admission
 from proxy.answer_headers import (
     Cors,
     decision_headers,
@@ -63,6 +65,7 @@ from routing.tier import Ladder
 
 _SSE = (b"content-type", b"text/event-stream; charset=utf-8")
 _LABELS: dict[Api, str] = {"chat": "chat_completions", "completions": "completions"}
+_SHUTTING_DOWN = ApiError(503, "The server is shutting down.", code="shutting_down", retry=True)
 _NO_CACHE = (b"cache-control", b"no-cache")
 
 
@@ -101,6 +104,11 @@ class Gateway:
         self.backends = backends
         self.metrics = metrics
         self.recorder = recorder
+        server = settings.server
+        self.admission = Admission(
+            server.max_in_flight_requests, server.max_queued_requests,
+            server.queue_timeout_s, server.shed_retry_after_s,
+        )  # fmt: skip
         routing = settings.routing
         self._failure = FailurePolicy(routing.on_scorer_failure, routing.on_strong_failure)
         self._race = Race(
@@ -112,7 +120,11 @@ class Gateway:
         record = Record(label or _LABELS[api], request_id(scope))
         self.metrics.in_flight.inc()
         try:
-            await self._answer(api, scope, receive, send, record)
+            if await self._admitted(scope, send, record):
+                try:
+                    await self._answer(api, scope, receive, send, record)
+                finally:
+                    self.admission.leave()
         except ClientGone:
             record.outcome = "cancelled"
         finally:
@@ -120,6 +132,17 @@ class Gateway:
             record.total_s = time.perf_counter() - record.started
             self.recorder.finish(record)
         return record
+
+    async def _admitted(self, scope: Scope, send: Send, record: Record) -> bool:
+        """Whether there is a place for the request; one that is shed is told when to come again."""
+        try:
+            await self.admission.enter()
+        except ApiError as error:
+            headers = opening_headers(record.request_id, self.cors.headers(scope))
+            await self._send_error(send, record, headers, error)
+            record.outcome = "shed"
+            return False
+        return True
 
     async def refuse(self, label: str, scope: Scope, send: Send, error: ApiError | ClientGone) -> None:
         """End a request that failed before it came here; counted like any other."""
@@ -161,6 +184,10 @@ class Gateway:
                     await self._routed(request, target)
             except ApiError as error:
                 await self._fail(request, error)
+            except asyncio.CancelledError:
+                if not client.gone:  # the grace of a shutdown is over: say so instead of breaking off
+                    await self._fail(request, _SHUTTING_DOWN)
+                raise
         if client.gone:
             record.outcome = "cancelled"
 
@@ -179,6 +206,8 @@ class Gateway:
             request.headers += passed_on(attempt.headers)
             if call.stream:
                 await self._stream(request, attempt, attempt.raw_relay())
+                if attempt.standing == "failed":
+                    record.outcome = "upstream_error"
             else:
                 await attempt.complete()
                 self.recorder.settle(record, attempt, served=True)
@@ -311,9 +340,13 @@ class Gateway:
         await request.send({"type": "http.response.body", "body": COMMENT, "more_body": True})
 
     async def _begin(self, request: Request, tier: int, *, judged: bool, pinned: bool = False) -> TierAttempt:
+        left_s, stage = request.deadline.left_s(), "total"
+        held = judged or not request.call.stream  # nothing reaches the client before it is complete
+        if left_s is not None and held and tier < self.ladder.last and not pinned:
+            left_s, stage = left_s * self.settings.routing.held_time_share, "share"
         return await begin_attempt(
             self.backends[tier], tier, self.ladder[tier], request.call, judged=judged, pinned=pinned,
-            headers=request.forwarded, timeout_s=request.deadline.left_s(),
+            headers=request.forwarded, timeout_s=left_s, timeout_stage=stage,
         )  # fmt: skip
 
     async def _relay_error(self, request: Request, attempt: TierAttempt) -> None:

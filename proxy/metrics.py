@@ -125,6 +125,7 @@ class Metrics:
         self.retries = Counter(
             "upshift_backend_retries", "Calls to backends that were repeats.", ["tier"], registry=registry
         )
+        self._version: list[str] = []
         self._children: dict[tuple[object, ...], object] = {}
 
     def for_tiers(self, tier_names: Sequence[str]) -> Metrics:
@@ -139,8 +140,10 @@ class Metrics:
         self._circuit_open.labels(tier).set(open_circuits)
 
     def show_policy(self, version: str) -> None:
-        """The version that decides from now on."""
-        self.policy_info.clear()
+        """The version that decides from now on; the one before stands at 0."""
+        for before in self._version:
+            self.policy_info.labels(before).set(0)
+        self._version[:] = [version]
         self.policy_info.labels(version).set(1)
 
     def observe(self, record: Record) -> None:

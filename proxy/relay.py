@@ -43,6 +43,25 @@ def plain_body(attempt: TierAttempt, field: Field) -> bytes:
     return with_field(body, field(attempt.usage))
 
 
+def _is_whole(piece: bytes) -> bool:
+    """Whether a piece is nothing but events, each of them an object in UTF-8 by its looks."""
+    return piece.count(b"data: {") == piece.count(b"}\n\n") == piece.count(b"\n\n") and _is_text(piece)
+
+
+def _is_object(data: bytes) -> bool:
+    return data.startswith(b"{") and data.endswith(b"}") and _is_text(data)
+
+
+def _is_text(data: bytes) -> bool:
+    if data.isascii():
+        return True
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 class StreamRelay:
     """The events of one routed stream, in the order and form the client gets them."""
 
@@ -69,6 +88,7 @@ class StreamRelay:
                 and piece.endswith(b"\n\n")
                 and self._kept is None
                 and not _LOOK_INTO.search(piece)
+                and _is_whole(piece)
             ):
                 attempt.reader.pieces += piece.count(b"data:")
                 yield piece
@@ -85,8 +105,8 @@ class StreamRelay:
         else:
             if tail := splitter.rest():
                 yield self._event(tail)
-        await attempt.close()
         yield self._finish()
+        await attempt.finish()
 
     def _event(self, event: bytes, counted: bool = False) -> bytes:
         """What the client gets for one event; b'' when it is kept back, dropped, or after the end."""
@@ -99,7 +119,7 @@ class StreamRelay:
             return b""
         attempt = self._attempt
         before, self._kept = self._kept, None
-        looked = _LOOK_INTO.search(data) is not None
+        looked = _LOOK_INTO.search(data) is not None or not _is_object(data)
         chunk = decode_event(data) if looked or attempt.asked.logprobs else None
         if chunk is not None and not counted:
             attempt.reader.add(chunk)

@@ -110,6 +110,12 @@ class RoutingSettings(Section):
     scorer_timeout_s: Seconds = Field(
         5.0, description="a score later than this counts as failed; 0: no limit"
     )
+    held_time_share: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="share of the time left that a tier below the last may use before its commit",
+    )
     on_scorer_failure: Literal["strong", "weak"] = Field(
         "strong", description="who answers when a scorer fails"
     )

@@ -1,0 +1,161 @@
+"""The application in force, exchangeable while requests run.
+
+A reload builds a whole new application beside the old one (settings, backends, scorers, decision log), warms
+it, and only then puts it in front. It is one assignment: a request sees the old one or the new one, never
+half of each. The old one is closed when its last request has ended. Metrics are shared, so counts go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+
+from proxy.app import UpshiftApp, create_app
+from proxy.backends.build import build_backends, build_health_checks, show_backends
+from proxy.metrics import Metrics
+from proxy.scoring import Scorers
+from proxy.settings import Settings
+from proxy.wire import Receive, Scope, Send
+from routing.errors import UpshiftError
+
+_log = logging.getLogger("upshift")
+_FIXED = ("host", "port", "workers")  # what a reload cannot change
+
+
+class Running:
+    """One application with everything it owns."""
+
+    def __init__(
+        self, settings: Settings, scorers: Scorers | None = None, metrics: Metrics | None = None
+    ) -> None:
+        """Raises `UpshiftError` for settings or a log that cannot be used."""
+        self.settings = settings
+        self.in_flight = 0
+        self._empty: asyncio.Event | None = None
+        self.backends = build_backends(settings)
+        self.app: UpshiftApp = create_app(settings, self.backends, scorers, metrics=metrics)
+        show_backends(settings, self.backends, self.app.metrics)
+        self._checks = build_health_checks(settings, self.backends)
+        self._stack = AsyncExitStack()
+
+    async def start(self) -> None:
+        """Warm the scorers, begin the health checks; from here on it is ready."""
+        await self._stack.enter_async_context(self.app.router.lifespan_context(self.app))
+        for check in self._checks:
+            self._stack.push_async_callback(check.stop)
+            check.start()
+
+    def enter(self) -> None:
+        """A request begins here."""
+        self.in_flight += 1
+
+    def leave(self) -> None:
+        """A request has ended."""
+        self.in_flight -= 1
+        if not self.in_flight and self._empty is not None:
+            self._empty.set()
+
+    async def emptied(self) -> None:
+        """Wait for the last request."""
+        self._empty = asyncio.Event()
+        await self._empty.wait()
+
+    async def stop(self) -> None:
+        """Close everything. Call it when no request is left."""
+        await self._stack.aclose()
+
+
+class LiveApp:
+    """ASGI: passes each request to the application in force."""
+
+    def __init__(self, settings: Settings, scorers: Scorers | None = None) -> None:
+        """`scorers` stand in for the configured bundle, where they are given. Raises `UpshiftError`."""
+        self.running = Running(settings, scorers or load_scorers(settings))
+        self._retired: set[asyncio.Task[None]] = set()
+        self._reloading = asyncio.Lock()
+
+    @property
+    def app(self) -> UpshiftApp:
+        """The application in force."""
+        return self.running.app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+            return
+        running = self.running
+        running.enter()
+        try:
+            await running.app(scope, receive, send)
+        finally:
+            running.leave()
+
+    def drain(self) -> None:
+        """No longer ready: what is running is finished, nothing new is wanted."""
+        self.running.app.ready = False
+
+    async def reload(self, read: Callable[[], Settings]) -> bool:
+        """Put what `read` gives in front. False, and all as before, when it cannot be used."""
+        async with self._reloading:
+            old = self.running
+            try:
+                new = await self._prepare(read)
+            except UpshiftError as error:
+                _log.error("reload refused, the configuration in force stays: %s", error)
+                return False
+            self.running = new
+            _log.info("reloaded: policy %s", new.app.gateway.scorers.policy.version)
+            task = asyncio.get_running_loop().create_task(self._retire(old))
+            self._retired.add(task)
+            task.add_done_callback(self._retired.discard)
+            return True
+
+    async def _prepare(self, read: Callable[[], Settings]) -> Running:
+        """A new application, warm and ready. Raises `UpshiftError`."""
+        old = self.running
+        settings = await asyncio.to_thread(read)
+        _warn_of_fixed(old.settings, settings)
+        scorers = await asyncio.to_thread(load_scorers, settings)
+        try:
+            if scorers is not None:
+                await scorers.warm()
+            new = Running(settings, scorers, old.app.metrics)
+        except UpshiftError:
+            if scorers is not None:
+                await scorers.close()
+            raise
+        await new.start()
+        return new
+
+    async def _retire(self, old: Running) -> None:
+        if old.in_flight:
+            await old.emptied()
+        await old.stop()
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        await self.running.start()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        if self._retired:
+            await asyncio.wait(self._retired, timeout=1.0)
+        await self.running.stop()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def load_scorers(settings: Settings) -> Scorers | None:
+    """The bundle on duty; None where none is configured. Raises `BundleError`."""
+    if settings.bundle is None:
+        return None
+    from proxy.bundle_scorers import load_bundle
+
+    return load_bundle(settings.bundle, settings.routing)
+
+
+def _warn_of_fixed(old: Settings, new: Settings) -> None:
+    for name in _FIXED:
+        before, after = getattr(old.server, name), getattr(new.server, name)
+        if before != after:
+            _log.warning("server.%s: %s -> %s needs a restart; the old value stays", name, before, after)

@@ -1,0 +1,94 @@
+"""The decision log in a SQLite file: WAL, so that readers and several writers do not block each other."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+from proxy.decision_log import COLUMNS, CREATE, CREATE_INDEX, DatabaseDown, Row, RowRefused
+from routing.errors import SettingsError
+
+_INSERT = f"INSERT INTO decisions VALUES ({', '.join('?' * len(COLUMNS))})"
+_LOCKED_S = 5.0  # how long the writer thread waits for another writer's lock
+
+
+class SqliteStore:
+    """`proxy.decision_log.Store`. Raises `SettingsError` when the file cannot be used at all."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._database: sqlite3.Connection | None = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            database = self._connect()
+            with database:
+                database.execute(CREATE)
+                database.execute(CREATE_INDEX)
+            database.close()
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error):  # another process is busy with it; the writer tries again
+                raise SettingsError(f"log.url: {path} cannot be used as a SQLite file: {error}") from error
+        except (OSError, sqlite3.Error) as error:
+            raise SettingsError(f"log.url: {path} cannot be used as a SQLite file: {error}") from error
+
+    def write(self, rows: Sequence[Row]) -> None:
+        try:
+            database = self._open()
+            with database:
+                database.executemany(_INSERT, rows)
+        except (sqlite3.DataError, sqlite3.IntegrityError, sqlite3.InterfaceError, OverflowError,
+                UnicodeEncodeError) as error:  # fmt: skip
+            raise RowRefused(str(error)) from error
+        except sqlite3.Error as error:
+            self.close()
+            raise DatabaseDown(str(error)) from error
+
+    def trim(self, oldest_at: float | None, max_rows: int) -> None:
+        try:
+            database = self._open()
+            with database:
+                if oldest_at is not None:
+                    database.execute("DELETE FROM decisions WHERE at < ?", (oldest_at,))
+                if max_rows:
+                    database.execute(
+                        "DELETE FROM decisions WHERE rowid <= "
+                        "(SELECT rowid FROM decisions ORDER BY rowid DESC LIMIT 1 OFFSET ?)",
+                        (max_rows,),
+                    )
+            database.execute("PRAGMA incremental_vacuum")
+        except sqlite3.Error as error:
+            self.close()
+            raise DatabaseDown(str(error)) from error
+
+    def close(self) -> None:
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    def _open(self) -> sqlite3.Connection:
+        if self._database is None:
+            self._database = self._connect()
+            with self._database:
+                self._database.execute(CREATE)
+                self._database.execute(CREATE_INDEX)
+        return self._database
+
+    def _connect(self) -> sqlite3.Connection:
+        database = sqlite3.connect(self._path, timeout=_LOCKED_S, check_same_thread=False)
+        try:
+            database.execute("PRAGMA auto_vacuum=INCREMENTAL")  # before the first table, else without effect
+            database.execute("PRAGMA journal_mode=WAL")
+            database.execute("PRAGMA synchronous=NORMAL")
+        except sqlite3.Error:
+            database.close()
+            raise
+        return database
+
+
+def sqlite_path(url: str) -> Path:
+    """The file of `sqlite:///PATH` (relative) or `sqlite:////PATH` (absolute). Raises `SettingsError`."""
+    scheme, mark, path = url.partition("sqlite:///")
+    if scheme or not mark or not path:
+        raise SettingsError(f"log.url: {url!r} is not sqlite:///PATH")
+    return Path(path)

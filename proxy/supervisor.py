@@ -1,0 +1,198 @@
+"""Several workers on one listening socket: started, watched, replaced one by one, and stopped together.
+
+The supervisor serves nothing itself. It binds the socket and hands it to every worker, so that a worker can
+be replaced while connections wait in one queue. A worker that dies is started again, at first at once and
+then with growing waits. Metrics of all workers lie in memory-mapped files in one folder, which every worker
+adds up; the gauges of a dead one are taken out here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from asyncio.subprocess import Process
+from collections.abc import Callable
+from pathlib import Path
+
+from prometheus_client.multiprocess import mark_process_dead
+
+from proxy.server import LISTEN_FD, READY_FD, SUPERVISOR_PID, hear_ready
+from proxy.settings import Settings
+from proxy.worker import LIFE_FD, SETTINGS_FILE
+from routing.errors import SettingsError, UpshiftError
+
+_log = logging.getLogger("upshift")
+_START_S = 120.0
+_MARGIN_S = 10.0  # beyond the grace, before a worker is killed
+_QUICK_DEATH_S = 10.0
+_MAX_WAIT_S = 5.0
+
+
+class Worker:
+    """One worker process."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self.started = time.monotonic()
+        self.leaving = False  # it was asked to stop; it is not replaced when it ends
+
+    def ask_to_stop(self) -> None:
+        """SIGTERM, once."""
+        self.leaving = True
+        self.signal(signal.SIGTERM)
+
+    def signal(self, number: int) -> None:
+        if self.process.returncode is None:
+            self.process.send_signal(number)
+
+
+class Supervisor:
+    """See the module. `reread` gives the settings anew on SIGHUP."""
+
+    def __init__(
+        self, settings: Settings, listening: socket.socket, reread: Callable[[], Settings] | None = None
+    ) -> None:
+        self._settings = settings
+        self._listening = listening
+        self._reread = reread or (lambda: settings)
+        self._folder = Path(tempfile.mkdtemp(prefix="upshift-"))
+        self._file = self._folder / "settings.json"
+        self._workers: set[Worker] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
+        self._stopping = asyncio.Event()
+        self._rolling = asyncio.Lock()
+        self._life_read, self._life_write = os.pipe()
+        self._deaths = 0
+
+    async def run(self) -> int:
+        """Until SIGTERM or SIGINT; the exit status. Raises `SettingsError` when no worker starts."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._stopping.set)
+        loop.add_signal_handler(signal.SIGINT, self._stopping.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        loop.add_signal_handler(signal.SIGUSR2, lambda: self._begin(self._roll()))
+        self._write_settings()
+        try:
+            started = await asyncio.gather(*(self._start() for _ in range(self._settings.server.workers)))
+            if not all(started) and not self._stopping.is_set():
+                raise SettingsError("a worker did not start; the lines above say why")
+            host, port = self._listening.getsockname()[:2]
+            _log.info("listening on http://%s:%d with %d workers", host, port, len(self._workers))
+            await self._stopping.wait()
+            return 0
+        finally:
+            await self._stop()
+
+    def _write_settings(self) -> None:
+        draft = self._file.with_suffix(".new")
+        draft.write_text(self._settings.model_dump_json(), encoding="utf-8")
+        draft.replace(self._file)  # a worker that starts now reads the old file or the new one, never half
+
+    async def _start(self) -> Worker | None:
+        """A worker that serves, or None."""
+        heard, said = os.pipe()
+        os.set_blocking(heard, False)
+        listen = self._listening.fileno()
+        environment = {
+            **os.environ,
+            LISTEN_FD: str(listen),
+            READY_FD: str(said),
+            LIFE_FD: str(self._life_read),
+            SETTINGS_FILE: str(self._file),
+            SUPERVISOR_PID: str(os.getpid()),
+            "PROMETHEUS_MULTIPROC_DIR": str(self._folder),
+        }
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "proxy.worker",
+                pass_fds=(listen, said, self._life_read), env=environment,
+            )  # fmt: skip
+        finally:
+            os.close(said)
+        worker = Worker(process)
+        self._workers.add(worker)
+        self._begin(self._watch(worker))
+        try:
+            if await hear_ready(heard, _START_S):
+                return worker
+        finally:
+            os.close(heard)
+        worker.leaving = True
+        worker.signal(signal.SIGKILL)
+        return None
+
+    async def _watch(self, worker: Worker) -> None:
+        """Wait for its end, take its gauges out, and put another in its place."""
+        status = await worker.process.wait()
+        self._workers.discard(worker)
+        mark_process_dead(worker.process.pid, str(self._folder))  # type: ignore[no-untyped-call]
+        if worker.leaving or self._stopping.is_set():
+            return
+        _log.error("worker %d ended with status %d; another is started", worker.process.pid, status)
+        await self._replace(worker)
+
+    async def _replace(self, dead: Worker) -> None:
+        lived_s = time.monotonic() - dead.started
+        while not self._stopping.is_set():
+            self._deaths = self._deaths + 1 if lived_s < _QUICK_DEATH_S else 0
+            if self._deaths > 1:
+                await asyncio.sleep(min(_MAX_WAIT_S, 0.1 * 2**self._deaths))
+            lived_s = 0.0
+            if await self._start() is not None:
+                return
+
+    def _reload(self) -> None:
+        """SIGHUP: new settings for every worker; each swaps them in or refuses and stays as it is."""
+        try:
+            self._settings = self._reread()
+        except UpshiftError as error:
+            _log.error("reload refused, the configuration in force stays: %s", error)
+            return
+        self._write_settings()
+        for worker in self._workers:
+            worker.signal(signal.SIGHUP)
+
+    async def _roll(self) -> None:
+        """SIGUSR2: every worker is replaced by a new process, which serves before the old one stops."""
+        async with self._rolling:
+            for old in list(self._workers):
+                if self._stopping.is_set():
+                    return
+                if await self._start() is None:
+                    _log.error("rolling restart stopped: a new worker did not start; the old ones go on")
+                    return
+                old.ask_to_stop()
+                await old.process.wait()
+            _log.info("rolling restart done: %d new workers", len(self._workers))
+
+    def _begin(self, chore: object) -> None:
+        assert asyncio.iscoroutine(chore)
+        task = asyncio.get_running_loop().create_task(chore)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _stop(self) -> None:
+        """Ask all workers, wait for the grace and a margin, then kill; leave nothing behind."""
+        self._stopping.set()
+        self._listening.close()
+        for worker in list(self._workers):
+            worker.ask_to_stop()
+        grace_s = self._settings.server.shutdown_grace_s
+        ends = [asyncio.ensure_future(worker.process.wait()) for worker in self._workers]
+        if ends:
+            await asyncio.wait(ends, timeout=grace_s + _MARGIN_S if grace_s else None)
+        for worker in list(self._workers):
+            worker.signal(signal.SIGKILL)
+            await worker.process.wait()
+        for task in list(self._tasks):
+            task.cancel()
+        for fd in (self._life_read, self._life_write):
+            os.close(fd)
+        shutil.rmtree(self._folder, ignore_errors=True)

@@ -1,0 +1,45 @@
+"""One worker process: `python -m proxy.worker`, started by `proxy.supervisor` and by nobody else.
+
+It inherits the listening socket and reads its settings from a file the supervisor keeps. When the supervisor
+is gone, even by SIGKILL, the pipe between them closes and the worker finishes as for SIGTERM.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from proxy.live import LiveApp
+from proxy.server import Server, open_socket, settings_of_file
+from routing.errors import UpshiftError
+
+SETTINGS_FILE = "UPSHIFT_SETTINGS_FILE"
+LIFE_FD = "UPSHIFT_LIFE_FD"
+
+
+def main() -> int:
+    """Exit status 0 after a clean end, 1 when the worker could not start."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    file = Path(os.environ[SETTINGS_FILE])
+    threading.Thread(target=_outlive_nobody, args=(int(os.environ[LIFE_FD]),), daemon=True).start()
+    try:
+        settings = settings_of_file(file)
+        server = Server(LiveApp(settings), settings, lambda: settings_of_file(file))
+    except UpshiftError as error:
+        logging.getLogger("upshift").error("a worker cannot start: %s", error)
+        return 1
+    server.run([open_socket(settings)])
+    return 0
+
+
+def _outlive_nobody(fd: int) -> None:
+    os.read(fd, 1)  # nothing is ever written: this returns when the other end is closed
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
