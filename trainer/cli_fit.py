@@ -1,0 +1,97 @@
+"""`upshift fit`: the command line of `trainer.fit`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from routing.errors import UpshiftError
+from scorers.encoders import DEFAULT_ENCODER
+from trainer.fit import FitOptions, fit_bundle
+from trainer.progress import TerminalProgress
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run; 0 when the bundle is written, 1 with one line on standard error when it cannot be, 130 on Ctrl-C."""
+    arguments = _parser().parse_args(argv)
+    try:
+        with TerminalProgress() as progress:
+            path = fit_bundle(
+                arguments.examples,
+                arguments.weak,
+                arguments.strong,
+                arguments.out,
+                _options(arguments),
+                arguments.calibration_examples,
+                progress,
+            )
+    except UpshiftError as exc:
+        sys.stderr.write(f"upshift fit: {exc}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("upshift fit: interrupted; no bundle was written\n")
+        return 130
+    sys.stdout.write(f"bundle written to {path}\n")
+    return 0
+
+
+def _options(arguments: argparse.Namespace) -> FitOptions:
+    base = FitOptions()
+    return FitOptions(
+        encoder=arguments.encoder,
+        evaluator_encoder=arguments.evaluator_encoder,
+        mf_form=arguments.mf_form,
+        mf_bias=not arguments.mf_no_bias,
+        difficulty=not arguments.no_difficulty,
+        evaluator=not arguments.no_evaluator,
+        difficulty_settings=replace(
+            base.difficulty_settings,
+            tuning=arguments.difficulty_tuning,
+            rank=arguments.lora_rank,
+            outputs=2 if arguments.difficulty_form == "gain" else 1,
+        ),
+        evaluator_settings=replace(
+            base.evaluator_settings,
+            tuning=arguments.evaluator_tuning,
+            rank=arguments.lora_rank,
+            outputs=1 if arguments.evaluator_head == "scalar" else 2,
+        ),
+        max_minutes=arguments.max_minutes,
+        price_ratio=arguments.price_ratio,
+        seed=arguments.seed,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="upshift fit", description="Train all scorers and write a bundle.")
+    add = parser.add_argument
+    add("--examples", nargs="+", type=Path, required=True, help="example tables (parquet, jsonl)")
+    add("--calibration-examples", nargs="+", type=Path, default=[], help="tables kept for calibration alone")
+    add("--weak", required=True, metavar="MODEL", help="the cheap model, as named in the tables")
+    add("--strong", required=True, metavar="MODEL", help="the dear model")
+    add("--out", required=True, type=Path, metavar="BUNDLE", help="folder to write")
+    add("--encoder", default=DEFAULT_ENCODER, help="query vectors: minilm, openai:MODEL, URL#MODEL, folder or hub name")
+    add("--evaluator-encoder", default=DEFAULT_ENCODER, help="minilm, a folder or a hub name")
+    add("--max-minutes", type=_positive, default=30.0, help="bound on training (rows are sampled to fit)")
+    add("--seed", type=int, default=0)
+    add("--mf-form", choices=("correctness", "pairwise"), default="correctness")
+    add("--mf-no-bias", action="store_true", help="no bias in the projection, as in RouteLLM's code")
+    add("--no-difficulty", action="store_true", help="leave the difficulty classifier out")
+    add("--no-evaluator", action="store_true", help="leave the evaluator out")
+    add("--difficulty-form", choices=("gain", "wins"), default="gain", help="two heads, or P(strong does better)")
+    add("--difficulty-tuning", default="lora", help="frozen, lora, top-K or full")
+    add("--evaluator-tuning", default="lora", help="frozen, lora, top-K or full")
+    add("--evaluator-head", choices=("scalar", "softmax"), default="scalar")
+    add("--lora-rank", type=int, default=8)
+    add("--price-ratio", type=_positive, help="price of a weak answer over a strong one's, where rows have no cost")
+    return parser
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value

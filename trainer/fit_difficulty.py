@@ -1,0 +1,103 @@
+"""Fits the difficulty classifier on the pair's prompts, starting from the matrix factorisation's probes.
+
+Minutes on two cores: see `trainer/budget.py`. The validation loss counts both heads, and the start is
+validated too, so fine-tuning that only hurts leaves the probes as they were.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from scorers.encoders import EncoderFolder
+from scorers.runtime.mf import MatrixFactorisation as FoldedMf
+from scorers.tokenizer import TextTokenizer
+from scorers.torch.difficulty import DifficultyClassifier
+from scorers.torch.encoder import TextEncoder
+from trainer.budget import Plan, plan_run
+from trainer.dataset import TextBatch, TokenRows, text_loader
+from trainer.loop import LoopSettings, Progress, TrainingLog, mean_over, no_progress, train
+
+VALIDATION_ROWS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class DifficultySettings:
+    """`outputs` 2: both tiers' chances (default); 1: P(strong should answer). `minutes` bounds the run."""
+
+    tuning: str = "lora"
+    rank: int = 8
+    lora_layers: int | None = None
+    outputs: int = 2
+    max_tokens: int = 192
+    max_epochs: int = 3
+    batch_rows: int = 16
+    encoder_lr: float = 5e-4
+    head_lr: float = 5e-4
+    minutes: float = 12.0
+    seed: int = 0
+
+
+@dataclass(slots=True)
+class FittedDifficulty:
+    """The trained classifier, what it did, and what it was allowed to read."""
+
+    model: DifficultyClassifier
+    log: TrainingLog
+    plan: Plan
+
+
+def prompt_rows(prompts: list[str], quality: np.ndarray, tokenizer: TextTokenizer, outputs: int) -> TokenRows:
+    """Prompts with both tiers' qualities (N, 2), or whether strong did better (N, 1; a tie is 0)."""
+    if outputs == 1:
+        quality = (quality[:, 1:] > quality[:, :1]).astype(np.float32)
+    return TokenRows(tokenizer.encode_prompts(prompts), quality.astype(np.float32))
+
+
+def fit_difficulty(
+    folder: EncoderFolder,
+    fit: tuple[list[str], np.ndarray],
+    valid: tuple[list[str], np.ndarray],
+    start: FoldedMf | None,
+    settings: DifficultySettings,
+    progress: Progress = no_progress,
+    deadline_s: float | None = None,
+) -> FittedDifficulty:
+    """`fit` and `valid` are prompts and qualities (N, 2); `start` are probes over the same encoder, or None."""
+    torch.manual_seed(settings.seed)
+    tokenizer = TextTokenizer.of(folder, settings.max_tokens)
+    encoder = TextEncoder(folder, settings.tuning, settings.rank, lora_layers=settings.lora_layers)
+    model = DifficultyClassifier(encoder, settings.outputs)
+    if start is not None and settings.outputs == 2 and start.form == "correctness":
+        model.start_from(start.probes[[0, -1]], start.intercepts[[0, -1]])
+    rows = prompt_rows(*fit, tokenizer, settings.outputs)
+    plan = plan_run(rows, encoder.parameters_per_token(), settings.minutes, settings.max_epochs, settings.seed)
+    checked = prompt_rows(*valid, tokenizer, settings.outputs)
+    checked = checked.take(np.arange(min(len(checked), VALIDATION_ROWS)))
+    loader = text_loader(rows.take(plan.rows), tokenizer, settings.batch_rows, settings.seed)
+    checks = text_loader(checked, tokenizer, 32, settings.seed)
+
+    def loss_of(batch: TextBatch) -> torch.Tensor:
+        return binary_cross_entropy_with_logits(model(batch.ids, batch.mask, batch.type_ids), batch.targets)
+
+    log = train(
+        model,
+        loader,
+        loss_of,
+        lambda: mean_over((float(loss_of(batch)), len(batch.targets)) for batch in checks),
+        LoopSettings(
+            max_epochs=plan.epochs,
+            head_lr=settings.head_lr,
+            encoder_lr=settings.encoder_lr,
+            checks_per_epoch=2 if len(rows) > 2000 else 1,
+            patience=2,
+            seed=settings.seed,
+        ),
+        stage="fit difficulty",
+        progress=progress,
+        deadline_s=deadline_s,
+    )
+    return FittedDifficulty(model, log, plan)

@@ -1,0 +1,146 @@
+"""Fits the evaluator on (prompt, answer, adequate) rows: the weak model's, and every other model's there are.
+
+Other models' answers are many more lessons in what an adequate answer looks like; what is peculiar to the
+weak model's scale is left to its own calibration. The weak model's rows always stay in a sample, the others
+fill what the budget leaves. Validation counts the weak model's rows where there are enough of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from scorers.answer import RecordedAnswer
+from scorers.encoders import EncoderFolder
+from scorers.features import features_of
+from scorers.tokenizer import TextTokenizer
+from scorers.torch.encoder import TextEncoder
+from scorers.torch.evaluator import Evaluator
+from trainer.budget import Plan, plan_run
+from trainer.dataset import TextBatch, TokenRows, text_loader
+from trainer.examples import Example
+from trainer.loop import LoopSettings, Progress, TrainingLog, mean_over, no_progress, train
+
+MAX_VALIDATION_ROWS = 800
+ENOUGH_WEAK_ROWS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatorSettings:
+    """`outputs` 1: scalar head; 2: softmax head. `minutes` bounds the run."""
+
+    tuning: str = "lora"
+    rank: int = 8
+    lora_layers: int | None = None
+    outputs: int = 1
+    max_tokens: int = 256
+    max_epochs: int = 4
+    batch_rows: int = 16
+    encoder_lr: float = 5e-4
+    head_lr: float = 2e-3
+    minutes: float = 12.0
+    seed: int = 0
+
+
+@dataclass(slots=True)
+class FittedEvaluator:
+    """The trained evaluator, what it did, and what it was allowed to read."""
+
+    model: Evaluator
+    log: TrainingLog
+    plan: Plan
+
+
+def answer_of(row: Example) -> RecordedAnswer:
+    """The answer of a row as serving will see it.
+
+    A table without `finish_reason` is of answers that ended by themselves, as nearly all served ones do:
+    "unknown" is kept for prefixes.
+    """
+    reason = row.finish_reason if row.finish_reason is not None else "stop"
+    return RecordedAnswer(row.response or "", reason, row.logprobs, row.completion_tokens)
+
+
+def answer_rows(rows: Sequence[Example], tokenizer: TextTokenizer) -> TokenRows:
+    """Rows tokenised and featured; targets (N, 1) are 1 where quality >= 0.5, the contract's *adequate*."""
+    pairs = [(row.prompt, answer_of(row)) for row in rows]
+    targets = np.array([[float(row.quality >= 0.5)] for row in rows], dtype=np.float32)
+    tokens = tokenizer.encode_pairs([(prompt, answer.text) for prompt, answer in pairs])
+    return TokenRows(tokens, targets.reshape(-1, 1), features_of(pairs))
+
+
+def fit_evaluator(
+    folder: EncoderFolder,
+    fit: Sequence[Example],
+    valid: Sequence[Example],
+    weak: str,
+    settings: EvaluatorSettings,
+    progress: Progress = no_progress,
+    deadline_s: float | None = None,
+) -> FittedEvaluator:
+    """Fit on rows with a response. `weak` names the model whose answers it will judge."""
+    torch.manual_seed(settings.seed)
+    tokenizer = TextTokenizer.of(folder, settings.max_tokens)
+    encoder = TextEncoder(folder, settings.tuning, settings.rank, lora_layers=settings.lora_layers)
+    model = Evaluator(encoder, outputs=settings.outputs)
+    progress("read answers", 0, 1)
+    chosen = _candidates(fit, weak, settings)
+    rows = answer_rows([fit[i] for i in chosen], tokenizer)
+    progress("read answers", 1, 1)
+    assert rows.features is not None
+    model.fit_standardiser(rows.features)
+    plan = plan_run(rows, encoder.parameters_per_token(), settings.minutes, settings.max_epochs, settings.seed)
+    checked = answer_rows(_validation(valid, weak, settings.seed), tokenizer)
+    loader = text_loader(rows.take(plan.rows), tokenizer, settings.batch_rows, settings.seed)
+    checks = text_loader(checked, tokenizer, 32, settings.seed)
+
+    def loss_of(batch: TextBatch) -> torch.Tensor:
+        logits = model(batch.ids, batch.mask, batch.type_ids, batch.features)
+        return binary_cross_entropy_with_logits(logits, batch.targets[:, 0])
+
+    log = train(
+        model,
+        loader,
+        loss_of,
+        lambda: mean_over((float(loss_of(batch)), len(batch.targets)) for batch in checks),
+        LoopSettings(
+            max_epochs=plan.epochs,
+            head_lr=settings.head_lr,
+            encoder_lr=settings.encoder_lr,
+            checks_per_epoch=2 if len(rows) > 1500 else 1,
+            patience=3,
+            seed=settings.seed,
+        ),
+        stage="fit evaluator",
+        progress=progress,
+        deadline_s=deadline_s,
+    )
+    return FittedEvaluator(model, log, Plan(plan.rows, plan.epochs, len(fit)))
+
+
+def _candidates(fit: Sequence[Example], weak: str, settings: EvaluatorSettings) -> np.ndarray:
+    """Rows worth tokenising: all of a small table; of a large one the weak model's and a sample of the rest.
+
+    At 256 tokens a row no budget of minutes reads more than this on a CPU, and featuring costs 0.5 ms a row.
+    """
+    bound = max(2000, int(1500 * settings.minutes))
+    if len(fit) <= bound:
+        return np.arange(len(fit))
+    is_weak = np.array([row.model == weak for row in fit])
+    others = np.random.default_rng(settings.seed).permutation(np.flatnonzero(~is_weak))
+    own = np.flatnonzero(is_weak)
+    return np.sort(np.concatenate([own, others[: max(0, bound - len(own))]]))
+
+
+def _validation(valid: Sequence[Example], weak: str, seed: int) -> list[Example]:
+    """The weak model's rows, filled up with others' to a number that a loss can be trusted on."""
+    own = [row for row in valid if row.model == weak]
+    if len(own) >= ENOUGH_WEAK_ROWS:
+        return own[:MAX_VALIDATION_ROWS]
+    others = [row for row in valid if row.model != weak]
+    order = np.random.default_rng(seed).permutation(len(others))[: MAX_VALIDATION_ROWS - len(own)]
+    return own + [others[i] for i in sorted(order)]
