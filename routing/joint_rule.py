@@ -9,9 +9,12 @@ takes the least of
 
 and keeps a checked answer iff g2 < t. E[min(g2, t) | g1] is concave in t with a slope in [0, 1], hence for
 one prompt the three actions are best on three successive intervals of t: strong up to `t1`, checked up to
-`t2`, unchecked beyond. Both bounds grow with g1. So the whole rule is two increasing tables t1 and t2 over
-the prompt's index and one table g2 over the answer's index, and a prompt with its answer goes to strong iff
-t <= min(max(t1, g2), t2): one number a row, which makes the cost-quality curve over all prices a ranking.
+`t2`, unchecked beyond. (One exception is left out on purpose: where weak is sometimes the better one, paying
+for both can beat strong at prices near 0, below the interval of strong. Strong is kept there, so that a
+higher t never means more strong calls and t = 0 is always-strong.) Both bounds grow with g1. So the whole
+rule is two increasing tables t1 and t2 over the prompt's index and one table g2 over the answer's index, and
+a prompt with its answer goes to strong iff t <= min(max(t1, g2), t2): one number a row, which makes the
+cost-quality curve over all prices a ranking.
 Serving inverts the tables once per t and compares floats.
 """
 
@@ -29,6 +32,9 @@ from routing.cost import Costs
 from routing.errors import PolicyError
 from routing.table import Floats, Table
 
+HIGHEST_PRICE = (
+    64.0  # of the tables' range; prices above 1 matter where weak is not much cheaper: g1 / (1 - c_w/c_s)
+)
 NEVER = -2.0  # below every price and every gain: "not even at price 0"
 
 
@@ -94,8 +100,8 @@ class JointRule:
                 f"the joint rule has {self.prices.size} prices and {len(self.least_x)} knots, "
                 f"so `least` must be {(self.prices.size, len(self.least_x))}; it is {self.least.shape}"
             )
-        if not (self.prices[0] == 0.0 and self.prices[-1] >= 1.0 and np.all(np.diff(self.prices) > 0)):
-            raise PolicyError("the prices of a joint rule must increase from 0 to at least 1")
+        if not (self.prices[0] == 0.0 and self.prices[-1] == 1.0 and np.all(np.diff(self.prices) > 0)):
+            raise PolicyError("the prices of a joint rule must increase from 0 to 1")
         used = (prompt, answer)
         self.prompt_scores = tuple(
             name
@@ -118,7 +124,7 @@ class JointRule:
         )
 
     def cuts(self, price: float) -> Cuts:
-        """The comparisons at price t = lambda * c_s, in [0, 1]. t <= 0 is always-strong."""
+        """The comparisons at price t = lambda * c_s, in [0, `HIGHEST_PRICE`]. t <= 0 is always-strong."""
         if price <= 0.0:
             return Cuts(-math.inf, -math.inf, -math.inf)
         return Cuts(
@@ -173,12 +179,14 @@ class JointRule:
     def _boundaries(self) -> tuple[Table, Table]:
         """t1 and t2 at the knots of `least_x`, made monotone."""
         gains = self.gain.apply(self.least_x)  # (J,)
-        t = self.prices[:, None]
-        strong = np.broadcast_to(t, self.least.shape)
+        prices = np.append(self.prices, HIGHEST_PRICE)
+        least = np.concatenate([self.least, self.least[-1:]])  # g2 <= 1: no price above 1 caps it
+        t = prices[:, None]
+        strong = np.broadcast_to(t, least.shape)
         unchecked = t * self.costs.weak_ratio + gains
-        checked = t * self.costs.checked_ratio + self.least
-        t1 = _last_crossing(self.prices, np.minimum(unchecked, checked) - strong)
-        t2 = _last_crossing(self.prices, unchecked - np.minimum(checked, strong))
+        checked = t * self.costs.checked_ratio + least
+        t1 = _last_crossing(prices, np.minimum(unchecked, checked) - strong)
+        t2 = _last_crossing(prices, unchecked - np.minimum(checked, strong))
         t1 = np.maximum.accumulate(t1)
         t2 = np.maximum(np.maximum.accumulate(t2), t1)
         return Table(self.least_x, t1.tolist()), Table(self.least_x, t2.tolist())
@@ -221,17 +229,18 @@ def _weighted(start: Floats, *terms: tuple[float | Floats, Floats | None]) -> Fl
 
 
 def _last_crossing(prices: Floats, excess: NDArray[np.float64]) -> Floats:
-    """Per column, the largest price up to which `excess` (T, J) is not negative; `NEVER` if it starts below.
+    """Per column, the largest price at which `excess` (T, J) is not negative; `NEVER` if there is none.
 
-    Linear between grid points. Excess falls through zero once (concavity); the first crossing is taken.
+    Linear between grid points.
     """
-    below = excess < 0.0
-    first = np.where(below.any(axis=0), below.argmax(axis=0), prices.size)  # (J,)
-    out = np.full(excess.shape[1], prices[-1])
-    for column, row in enumerate(first.tolist()):
-        if row == 0:
-            out[column] = NEVER
-        elif row < prices.size:
-            y0, y1 = excess[row - 1, column], excess[row, column]
-            out[column] = prices[row - 1] + (prices[row] - prices[row - 1]) * y0 / (y0 - y1)
+    out = np.full(excess.shape[1], NEVER)
+    for column in range(excess.shape[1]):
+        rows = np.flatnonzero(excess[:, column] >= 0.0)
+        if not rows.size:
+            continue
+        row = int(rows[-1])
+        out[column] = prices[row]
+        if row + 1 < prices.size:
+            y0, y1 = excess[row, column], excess[row + 1, column]
+            out[column] += (prices[row + 1] - prices[row]) * y0 / (y0 - y1)
     return out

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from routing.errors import MissingSignal, PolicyError
-from routing.joint_rule import JointRule
+from routing.joint_rule import HIGHEST_PRICE, JointRule
 
 SCHEMA = 1
 STRATEGIES = ("cascade", "evaluator", "mf", "difficulty", "random")
@@ -191,8 +191,9 @@ class CascadeRule(Rule):
 class Policy:
     """The strategies of one bundle at their calibrated thresholds, and which of them is in force.
 
-    `thresholds` names every strategy that can be served; a strategy whose scorer the bundle lacks is left
-    out. `joint` holds one `JointRule` for every step up the ladder, or one for all steps.
+    `thresholds` names every strategy that can be served, each in [0, 1] but for the cascade's, which is a
+    price and may be higher where weak costs nearly as much as strong; a strategy whose scorer the bundle
+    lacks is left out. `joint` holds one `JointRule` for every step up the ladder, or one for all steps.
     Raises `PolicyError`.
     """
 
@@ -220,7 +221,9 @@ class Policy:
         self.explore_share = explore_share
         self.joint = tuple(joint)
         self.thresholds = {
-            name: _checked_threshold(thresholds[name]) for name in STRATEGIES if name in thresholds
+            name: _checked_threshold(thresholds[name], HIGHEST_PRICE if name == "cascade" else 1.0)
+            for name in STRATEGIES
+            if name in thresholds
         }
         self.default_strategy = default
         self._rules: dict[tuple[str, float | None], Rule] = {}
@@ -312,9 +315,9 @@ class Policy:
             raise PolicyError(f"policy holds a value of the wrong type: {exc}") from exc
 
 
-def _checked_threshold(value: float) -> float:
+def _checked_threshold(value: float, highest: float = 1.0) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise PolicyError(f"a threshold is a number in [0, 1]; it got {value!r}")
-    if not 0.0 <= value <= 1.0:
-        raise PolicyError(f"a threshold lies in [0, 1]; it got {value}")
+    if not 0.0 <= value <= highest:
+        raise PolicyError(f"a threshold lies in [0, {highest:g}]; it got {value}")
     return float(value)

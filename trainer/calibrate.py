@@ -15,6 +15,7 @@ import numpy as np
 from routing.calibration import CalibrationMap, choose_map
 from routing.cost import Costs
 from routing.errors import ExamplesError
+from routing.joint_rule import HIGHEST_PRICE
 from routing.policy import DEFAULT_EXPLORE_SHARE, Policy
 from routing.table import Floats
 from trainer.calibrate_joint import fit_joint_rule
@@ -115,7 +116,7 @@ def fit_policy(
     )
     sweeps = strategy_sweeps(scored, scores, draft, price_ratio)
     thresholds = {
-        name: min(1.0, max(1e-6, value))
+        name: min(highest_threshold(name), max(1e-6, value))
         for name, value in quality_points(sweeps, scored, quality).items()
         if name not in ("length", "oracle")
     }
@@ -127,6 +128,11 @@ def fit_policy(
         explore_share=explore_share,
     )
     return FittedPolicy(policy, maps, quality_points(sweeps, scored, QUALITY), losses, known)
+
+
+def highest_threshold(strategy: str) -> float:
+    """Probabilities end at 1; the cascade's threshold is a price."""
+    return HIGHEST_PRICE if strategy == "cascade" else 1.0
 
 
 def fit_maps(

@@ -23,7 +23,14 @@ from routing.certificate import (
 from routing.errors import PolicyError
 from routing.policy import Policy
 from routing.table import Floats
-from trainer.calibrate import CalibratedScores, FittedPolicy, calibrate_scores, mean_costs, strategy_sweeps
+from trainer.calibrate import (
+    CalibratedScores,
+    FittedPolicy,
+    calibrate_scores,
+    highest_threshold,
+    mean_costs,
+    strategy_sweeps,
+)
 from trainer.metrics import point_at_threshold, trace
 from trainer.scored import ScoredPairs
 
@@ -67,12 +74,12 @@ def keep_probabilities(
     return (1.0 - explore_share) * ruled + 0.5 * explore_share * checked
 
 
-def operating_points(score: Floats, min_saved: float) -> Floats:
+def operating_points(score: Floats, min_saved: float, highest: float = 1.0) -> Floats:
     """Thresholds from always-strong downwards, `STEP` apart in the share of prompts below them."""
     shares = np.arange(min_saved + STEP, 1.0 + 1e-9, STEP)
     found = np.unique(np.quantile(score, np.clip(shares, 0.0, 1.0)))
     found = np.nextafter(found, np.inf)  # strong iff score >= threshold: the quantile itself is released
-    return np.unique(np.clip(found, 1e-6, 1.0))
+    return np.unique(np.clip(found, 1e-6, highest))
 
 
 def promise_quality(
@@ -91,7 +98,8 @@ def promise_quality(
     policy = fitted.policy
     strategy, explore = policy.default_strategy, policy.explore_share
     on_calibration = calibrate_scores(calibration, fitted.maps)
-    points = operating_points(_release_scores(policy, strategy, on_calibration)[0], promise.min_saved)
+    released, _ = _release_scores(policy, strategy, on_calibration)
+    points = operating_points(released, promise.min_saved, highest_threshold(strategy))
     keep_before = keep_probabilities(policy, strategy, on_calibration, points, explore)
     spreads = _spreads(keep_before, calibration, promise.quality)
     scores = calibrate_scores(certification, fitted.maps)
@@ -181,7 +189,9 @@ def threshold_for_budget(
             f"no setting of {policy.default_strategy!r} costs at most {budget:.1%} of always-strong; "
             f"the cheapest costs {share.min():.1%}"
         )
-    return float(np.clip(np.nextafter(curve.level[fits[0]], np.inf), 1e-6, 1.0))
+    return float(
+        np.clip(np.nextafter(curve.level[fits[0]], np.inf), 1e-6, highest_threshold(policy.default_strategy))
+    )
 
 
 def expected_saving(

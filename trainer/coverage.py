@@ -2,9 +2,9 @@
 
 The pooled labelled prompts are declared the population. Every draw takes disjoint calibration and
 certification prompts from it, fits, certifies, and is then held against the whole population: a draw is a
-violation when any operating point that passed breaks the promise there. With confidence .95 that may happen in
-5 % of the draws. Drawing without replacement from a finite population makes the draws less variable than fresh
-prompts would be, so the population should be several times as large as a draw.
+violation when any operating point that passed breaks the promise there. With confidence .95 that may happen
+in 5 % of the draws. Drawing without replacement from a finite population makes the draws less variable than
+fresh prompts would be, so the population should be several times as large as a draw.
 Cost: about 60 ms a draw of 900 prompts.
 """
 

@@ -105,8 +105,8 @@ def _curves(report: Mapping[str, Any], details: Mapping[str, Any]) -> str:
         )
     return (
         f'<div class="plots">{"".join(figures)}</div><p class="note">Cost counts weak answers, rejected '
-        "answers and scorers. The random mix joins the two single models (dots); the level line is the better "
-        "one of them.</p>"
+        "answers and scorers. The random mix joins the two single models (dots); the level line is the "
+        "better one of them.</p>"
     )
 
 
@@ -139,10 +139,11 @@ def _table_of_strategies(report: Mapping[str, Any]) -> str:
                                         "ece", "ece_excess", "cal_slope")]  # fmt: skip
         rows.append([name, number(row["apgr"]), shown, *map(number, figures)])
     return table(heads, rows) + (
-        '<p class="note">APGR: average share of the quality gap closed over all shares of strong '
-        "calls; random is .5. CPT50: share of strong calls that closes half of the gap. AUROC: of the score for shifting "
-        "up against &ldquo;strong is better&rdquo;. Adequacy: the weak answer's quality is at least .5. ECE "
-        "excess: ECE beyond what chance gives at this number of prompts; slope: 1 when right.</p>"
+        '<p class="note">APGR: average share of the quality gap closed over all shares of strong calls; '
+        "random is .5. CPT50: share of strong calls that closes half of the gap. AUROC: of the score for "
+        "shifting up against &ldquo;strong is better&rdquo;. Adequacy: the weak answer's quality is at "
+        "least .5. ECE excess: ECE beyond what chance gives at this number of prompts; slope: 1 when "
+        "right.</p>"
     )
 
 
