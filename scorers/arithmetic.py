@@ -31,7 +31,9 @@ class Equation:
 
     @property
     def holds(self) -> bool:
-        """Equal within rounding to the digits people write (half a percent, or a cent)."""
+        """Whole numbers must agree exactly, others within rounding (half a percent, or a cent)."""
+        if self.written.is_integer() and abs(self.computed - round(self.computed)) < 1e-9:
+            return self.written == round(self.computed)
         return math.isclose(self.written, self.computed, rel_tol=5e-3, abs_tol=1.1e-2)
 
 
