@@ -25,7 +25,7 @@ class TokenBytes:
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         table = _list_byte_characters()
         self._special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
-        self._names = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+        self._names = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
         self._bytes = [
             b"" if at in self._special else bytes(table[char] for char in name)
             for at, name in enumerate(self._names)

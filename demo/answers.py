@@ -26,7 +26,7 @@ JUDGE = "demo-tasks"
 
 def tabulate_answers(
     loaded: LoadedModel, model_id: str, tasks: Sequence[Task], usd_per_token: float
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     """One row of the example table for each task, in order; greedy answers.
 
     `logprobs` and `completion_tokens` count the end token. `latency_s` is the batch's time shared by tokens,

@@ -12,11 +12,12 @@ import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from demo.engine import Engine, EngineFailed, Job, Piece
+from demo.generation import Sampling
 from demo.openai_request import Call, RequestError, parse_body, read_call, read_messages, read_prompts
 from demo.pair import LoadedModel, load_model
 from demo.wire import ChatShape, Shape, TextShape, encode_event
@@ -54,7 +55,6 @@ class _Generation:
     prompts: list[list[int]]
     jobs: list[Job]
     deadline: float | None  # on the event loop's clock
-    done: list[list[Piece]] = field(default_factory=list)
 
     def abandon(self) -> None:
         for job in self.jobs:
@@ -117,7 +117,9 @@ class StreamReply:
                 if isinstance(piece, BackendError):
                     raise piece
                 held[index].append(piece)
-                if piece.text or piece.finish_reason:
+                # A token whose text is held back waits for the next; the end token has none, and is sent
+                # only for its log-probability.
+                if piece.text or (piece.finish_reason and generation.call.logprobs):
                     yield encode_event(shape.stream_choice(index, held[index]))
                     held[index] = []
                 if piece.finish_reason:
@@ -209,13 +211,13 @@ class InProcessBackend:
             raise _unknown_model(fields["model"])
         call = read_call(fields, chat)
         prompts = [self._encode_chat(fields)] if chat else self._encode_plain(fields)
-        samplings = [self._fit_context(ids, call) for ids in prompts]
+        samplings = [self._fit_context(ids, call, "messages" if chat else "prompt") for ids in prompts]
         vocabulary = self.engine.token_bytes
         shape: Shape
         if chat:
             shape = ChatShape(self.model_id, f"chatcmpl-{uuid.uuid4().hex}", vocabulary, call)
         else:
-            echoed = [self._loaded.tokenizer.decode(ids, skip_special_tokens=True) for ids in prompts]
+            echoed: list[Any] = [self._loaded.tokenizer.decode(ids, skip_special_tokens=True) for ids in prompts]
             prefixes = echoed if fields.get("echo") else [""] * len(prompts)
             shape = TextShape(self.model_id, f"cmpl-{uuid.uuid4().hex}", vocabulary, call, prefixes)
         deadline = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
@@ -233,7 +235,7 @@ class InProcessBackend:
         return generation
 
     def _encode_chat(self, fields: Mapping[str, Any]) -> list[int]:
-        text = self._loaded.tokenizer.apply_chat_template(
+        text: Any = self._loaded.tokenizer.apply_chat_template(
             read_messages(fields), tokenize=False, add_generation_prompt=True
         )
         return self._encode(text, add_special_tokens=False)
@@ -252,14 +254,14 @@ class InProcessBackend:
         ids: list[int] = self._loaded.tokenizer.encode(text, add_special_tokens=add_special_tokens)
         return ids
 
-    def _fit_context(self, ids: Sequence[int], call: Call) -> Any:
+    def _fit_context(self, ids: Sequence[int], call: Call, param: str) -> Sampling:
         """The sampling with its token limit filled in. Raises `RequestError` past the context."""
         context, wanted = self._loaded.context_tokens, call.sampling.max_tokens
         if len(ids) + max(1, wanted) > context:
             raise RequestError(
                 f"This model's maximum context length is {context} tokens. However, you requested "
-                f"{len(ids) + wanted} tokens ({len(ids)} in the messages, {wanted} in the completion).",
-                "messages",
+                f"{len(ids) + wanted} tokens ({len(ids)} in the {param}, {wanted} in the completion).",
+                param,
                 "context_length_exceeded",
             )
         return call.sampling if wanted else replace(call.sampling, max_tokens=context - len(ids))

@@ -69,7 +69,6 @@ class Batch:
         self.rows: list[Row] = []
         self._cache = DynamicCache(config=model.config)
         self._mask = torch.zeros(0, 0, dtype=torch.long)  # (B, T): 1 for a real column, 0 for left padding
-        self._layers = int(model.config.num_hidden_layers)
 
     @torch.inference_mode()
     def join(self, rows: Sequence[Row]) -> None:
@@ -122,7 +121,8 @@ class Batch:
         mask = self._mask[keep]
         first = int(mask.any(0).long().argmax())  # columns before it are padding in every row left
         self._mask = mask[:, first:]
-        for layer in self._cache.layers:
+        layers: Any = self._cache.layers
+        for layer in layers:
             layer.keys = layer.keys[keep, :, first:]  # (B, H, T, D)
             layer.values = layer.values[keep, :, first:]
 
@@ -133,7 +133,8 @@ class Batch:
             return
         width = max(self._mask.shape[1], mask.shape[1])
         self._mask = torch.cat([_widen(self._mask, width, 1), _widen(mask, width, 1)])
-        for old, new in zip(self._cache.layers, cache.layers, strict=True):
+        layers: Any = zip(self._cache.layers, cache.layers, strict=True)
+        for old, new in layers:
             old.keys = torch.cat([_widen(old.keys, width, 2), _widen(new.keys, width, 2)])
             old.values = torch.cat([_widen(old.values, width, 2), _widen(new.values, width, 2)])
 

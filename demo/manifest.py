@@ -1,4 +1,4 @@
-"""`manifest.json` and `prices.json`: what the two models are, how good, what a token costs, from which code."""
+"""`manifest.json` and `prices.json`: what the two models are, how good, what a token costs."""
 
 from __future__ import annotations
 

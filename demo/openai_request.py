@@ -35,7 +35,7 @@ class RequestError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a body asks for, apart from its prompt. `sampling.max_tokens` is 0 where the body names no limit."""
+    """What a body asks for, apart from its prompt; `sampling.max_tokens` is 0 where it names no limit."""
 
     sampling: Sampling
     choices: int
@@ -109,7 +109,9 @@ def read_messages(fields: Mapping[str, Any]) -> list[dict[str, str]]:
 def read_prompts(fields: Mapping[str, Any]) -> list[str | list[int]]:
     """The prompts of a plain completion, as texts or token ids. Raises `RequestError`."""
     prompt = fields.get("prompt")
-    many = prompt if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else [prompt]
+    many: list[Any] = (
+        prompt if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else [prompt]
+    )
     for one in many:
         if isinstance(one, str):
             continue

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers.utils import logging as hf_logging
 
 MODELS = Path(__file__).parent / "models"
 FOLDERS = {"demo-phi": MODELS / "weak", "demo-mistral": MODELS / "strong"}
@@ -24,7 +25,8 @@ class LoadedModel:
 
 def load_model(folder: Path) -> LoadedModel:
     """Read a Hugging Face folder; never asks a hub. Raises `OSError` when files are missing."""
+    hf_logging.disable_progress_bar()  # three lines of progress for a fifth of a second
     # float32, because a CPU without bfloat16 instructions is several times slower in it.
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     return LoadedModel(model, tokenizer, int(model.config.max_position_embeddings))

@@ -51,7 +51,7 @@ class Recipe:
 
 
 RECIPES = {
-    "weak": Recipe(build_weak, steps=6000, batch_size=64, matrix_lr=1e-2, other_lr=3e-3),
+    "weak": Recipe(build_weak, steps=4000, batch_size=64, matrix_lr=1e-2, other_lr=3e-3),
     "strong": Recipe(build_strong, steps=4000, batch_size=64, matrix_lr=4e-3, other_lr=2e-3),
 }
 
@@ -67,7 +67,7 @@ class Run:
         inner = [p for name, p in self.model.model.named_parameters() if p.ndim == 2 and "embed" not in name]
         inner_ids = {id(p) for p in inner}
         others = [p for p in self.model.parameters() if id(p) not in inner_ids]
-        self.optimizers: list[torch.optim.Optimizer] = [
+        self.optimizers: list[Any] = [
             Muon(inner, lr=recipe.matrix_lr, weight_decay=0.01),
             torch.optim.AdamW(others, lr=recipe.other_lr, betas=(0.9, 0.98), weight_decay=0.01),
         ]

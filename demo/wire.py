@@ -96,7 +96,7 @@ class ChatShape:
 
 
 class TextShape:
-    """`text_completion`; `prefixes` holds for each prompt what stands before its answers (the echoed prompt)."""
+    """`text_completion`; `prefixes` holds what stands before each prompt's answers (its echo)."""
 
     def __init__(
         self, model_id: str, answer_id: str, vocabulary: TokenBytes, call: Call, prefixes: Sequence[str]

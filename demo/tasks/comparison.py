@@ -1,7 +1,8 @@
-"""Which is more: numbers side by side, people with a measure, and who comes first in a chain of statements."""
+"""Which is more: numbers side by side, people with a measure, who comes first in a chain of statements."""
 
 from __future__ import annotations
 
+import itertools
 import random
 
 from demo.tasks.task import Family, Task
@@ -38,7 +39,7 @@ def draw(rng: random.Random) -> Task:
         result = people[values.index(max(values) if wants_most else min(values))]
         return Task(NAME, f"{text}. Who is the {most if wants_most else least}?", result, result)
     relation, most, least = rng.choice(_RELATIONS)
-    links = [f"{a} is {relation} than {b}." for a, b in zip(people, people[1:], strict=False)]
+    links = [f"{a} is {relation} than {b}." for a, b in itertools.pairwise(people)]
     rng.shuffle(links)
     wants_most = rng.random() < 0.5
     result = people[0] if wants_most else people[-1]
