@@ -217,7 +217,9 @@ class InProcessBackend:
         if chat:
             shape = ChatShape(self.model_id, f"chatcmpl-{uuid.uuid4().hex}", vocabulary, call)
         else:
-            echoed: list[Any] = [self._loaded.tokenizer.decode(ids, skip_special_tokens=True) for ids in prompts]
+            echoed: list[Any] = [
+                self._loaded.tokenizer.decode(ids, skip_special_tokens=True) for ids in prompts
+            ]
             prefixes = echoed if fields.get("echo") else [""] * len(prompts)
             shape = TextShape(self.model_id, f"cmpl-{uuid.uuid4().hex}", vocabulary, call, prefixes)
         deadline = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s

@@ -51,7 +51,7 @@ class Recipe:
 
 
 RECIPES = {
-    "weak": Recipe(build_weak, steps=4000, batch_size=64, matrix_lr=1e-2, other_lr=3e-3),
+    "weak": Recipe(build_weak, steps=3500, batch_size=64, matrix_lr=1e-2, other_lr=3e-3),
     "strong": Recipe(build_strong, steps=4000, batch_size=64, matrix_lr=4e-3, other_lr=2e-3),
 }
 

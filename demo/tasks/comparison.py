@@ -36,14 +36,17 @@ def draw(rng: random.Random) -> Task:
         values = rng.sample(range(low, high), len(people))
         text = ", ".join(f"{p} {measure.format(v)}" for p, v in zip(people, values, strict=True))
         wants_most = rng.random() < 0.5
-        result = people[values.index(max(values) if wants_most else min(values))]
-        return Task(NAME, f"{text}. Who is the {most if wants_most else least}?", result, result)
+        value = max(values) if wants_most else min(values)
+        result = people[values.index(value)]
+        question = f"{text}. Who is the {most if wants_most else least}?"
+        return Task(NAME, question, result, f"{value}: {result}")
     relation, most, least = rng.choice(_RELATIONS)
     links = [f"{a} is {relation} than {b}." for a, b in itertools.pairwise(people)]
     rng.shuffle(links)
     wants_most = rng.random() < 0.5
     result = people[0] if wants_most else people[-1]
-    return Task(NAME, f"{' '.join(links)} Who is the {most if wants_most else least}?", result, result)
+    question = f"{' '.join(links)} Who is the {most if wants_most else least}?"
+    return Task(NAME, question, result, f"{' > '.join(people)}: {result}")
 
 
 FAMILY = Family(NAME, draw, ends_in_word_or_number)

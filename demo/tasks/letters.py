@@ -9,7 +9,7 @@ from demo.tasks.verifier import ends_in_word_or_number
 from demo.tasks.words import draw_spellable
 
 NAME = "letters"
-_PLACES = ("first", "second", "third", "fourth", "fifth", "last")
+_PLACES = ("first", "second", "third", "fourth", "fifth", "sixth", "last")
 _PLACE = (
     "What is the {0} letter of '{1}'?",
     "Which letter comes {0} in '{1}'?",
@@ -26,10 +26,10 @@ _NEXT = ("Which letter comes after '{0}' in '{1}'?", "What letter follows '{0}' 
 
 def draw(rng: random.Random) -> Task:
     """One question such as `What is the third letter of 'planet'?`."""
-    word = draw_spellable(rng, rng.choice((5, 7, 9)))
+    word = draw_spellable(rng, rng.choice((5, 8, 10)))
     kind = rng.random()
     if kind < 0.45:
-        place = rng.choice((*_PLACES[: min(5, len(word))], "last"))
+        place = rng.choice((*_PLACES[: min(6, len(word))], "last"))
         result = word[-1] if place == "last" else word[_PLACES.index(place)]
         prompt = rng.choice(_PLACE).format(place, word)
     elif kind < 0.65:

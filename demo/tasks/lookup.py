@@ -18,14 +18,17 @@ _WHO = ("Who has {} {}?", "Whose are the {} {}?", "Which of them has {} {}?")
 
 
 def draw(rng: random.Random) -> Task:
-    """One question such as `Anna has 4 pens, Ben has 9 pens. How many pens does Ben have?`."""
+    """One question such as `Anna has 4 pens, Ben has 9 pens. How many pens does Ben have?`.
+
+    The solution repeats the fact, so that the answer continues a text which stands in the prompt.
+    """
     count = rng.choice((2, 3, 3, 4))
     people = rng.sample(NAMES, count)
     # Few kinds of things: then neither the name nor the thing alone settles which fact is meant.
     kinds = rng.sample(THINGS, 2)
     things = [rng.choice(kinds) for _ in people]
     numbers = rng.sample(range(2, 60), count)
-    if count > 2 and rng.random() < 0.5:  # one person appears twice, with the other thing
+    if count > 2 and rng.random() < 0.4:  # one person appears twice, with the other thing
         people[-1] = people[0]
         things[-1] = kinds[1] if things[0] == kinds[0] else kinds[0]
     facts = [f"{p} has {n} {t}" for p, n, t in zip(people, numbers, things, strict=True)]
@@ -33,9 +36,11 @@ def draw(rng: random.Random) -> Task:
     text = ", ".join(rng.sample(facts, count))
     if rng.random() < 0.65:
         question, result = rng.choice(_HOW_MANY).format(people[at], things[at]), str(numbers[at])
+        solution = facts[at]
     else:
         question, result = rng.choice(_WHO).format(numbers[at], things[at]), people[at]
-    return Task(NAME, f"{text}. {question}", result, result)
+        solution = f"{numbers[at]} {things[at]}: {result}"
+    return Task(NAME, f"{text}. {question}", result, solution)
 
 
 FAMILY = Family(NAME, draw, ends_in_word_or_number)
