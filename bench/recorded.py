@@ -6,7 +6,7 @@ It stands in for models nobody can run here: routing, training and resuming can 
 whose true quality is known, over real HTTP. Several models may share a port, the body's `model` chooses.
 Answers come at once or at a stated rate, streams one word a chunk. A prompt or model that the table lacks is
 a 404 that says so; sampling parameters are ignored, since an answer was recorded once. Counters for every
-model stand at `/__recorded/stats` (DELETE sets them to zero). One process answers about 2,000 requests a second.
+model stand at `/__recorded/stats` (DELETE sets them to zero). One process answers 2,000 requests a second.
 """
 
 from __future__ import annotations
