@@ -1,7 +1,7 @@
 """`create_app`: the server as a value built from its arguments. Nothing happens at import.
 
-FastAPI is the frame: it documents, validates and serves the endpoints that are our own. The proxied paths
-are taken out before its middleware, straight to the gateway, because they make up all of the load.
+FastAPI is the frame: it documents the API and serves the small endpoints. The proxied paths are taken out
+before it, straight to the gateway, because they make up all of the load; what is left passes `proxy.edge`.
 """
 
 from __future__ import annotations
@@ -9,41 +9,52 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from functools import partial
 
 from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
+from proxy.api_document import install_document
 from proxy.auth import KeyRing
-from proxy.call import Api
+from proxy.chat import ChatEndpoint
 from proxy.decision_log import open_decision_log
+from proxy.dry_run import RouteEndpoint
+from proxy.edge import Edge, Handler
+from proxy.embeddings import Embeddings
 from proxy.endpoints import add_endpoints
 from proxy.error_handlers import add_error_handlers
 from proxy.gateway import Gateway
 from proxy.metrics import Metrics
+from proxy.pass_through import PassThrough
 from proxy.recorder import Recorder
+from proxy.responses.api import Responses
+from proxy.responses.stored import StoredResponses
 from proxy.scoring import NoScorers, Scorers
 from proxy.settings import Settings, read_secret
 from routing.errors import ScorerError, SettingsError
 from routing.protocols import Backend, DecisionLog
 
 _log = logging.getLogger("upshift")
-_PROXIED: dict[str, Api] = {"/v1/chat/completions": "chat", "/v1/completions": "completions"}
 
 
 class UpshiftApp(FastAPI):
-    """FastAPI with the proxied paths in front of it."""
+    """FastAPI with the proxied paths in front of it. `direct` answers POST to its paths."""
 
     gateway: Gateway
     metrics: Metrics
+    direct: dict[str, Handler]
+    edge: Edge
     ready: bool = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST":
-            api = _PROXIED.get(scope["path"])
-            if api is not None:
-                await self.gateway.serve(api, scope, receive, send)
-                return
+        if scope["type"] != "http":
+            await super().__call__(scope, receive, send)
+            return
+        handler = self.direct.get(scope["path"], self.edge) if scope["method"] == "POST" else self.edge
+        await handler(scope, receive, send)
+
+    async def serve_routes(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """FastAPI's own part."""
         await super().__call__(scope, receive, send)
 
 
@@ -83,6 +94,7 @@ def create_app(
         yield
         app.ready = False
         await app.gateway.scorers.close()
+        await embeddings.close()
         for backend in backends:
             await backend.close()
         await decisions.close()
@@ -95,12 +107,19 @@ def create_app(
         redoc_url=None,
     )
     app.metrics = metrics
-    app.gateway = Gateway(settings, ladder, backends, judge, keys, metrics, recorder)
-    add_endpoints(app, app.gateway, metrics, lambda: app.ready)
+    gateway = app.gateway = Gateway(settings, ladder, backends, judge, keys, metrics, recorder)
+    passing = PassThrough(gateway)
+    embeddings = Embeddings(gateway, passing)
+    app.direct = {
+        "/v1/chat/completions": partial(gateway.serve, "chat"),
+        "/v1/completions": partial(gateway.serve, "completions"),
+        "/v1/responses": Responses(gateway, passing),
+        "/v1/embeddings": embeddings,
+        "/v1/route": RouteEndpoint(gateway),
+        "/chat": ChatEndpoint(gateway),
+    }
+    app.edge = Edge(gateway, app.direct, StoredResponses(gateway, passing), app.serve_routes)
+    add_endpoints(app, gateway, metrics, lambda: app.ready, embeddings.model)
     add_error_handlers(app)
+    install_document(app)
     return app
-
-
-def proxied_paths() -> dict[str, Any]:
-    """The paths that bypass FastAPI, for the documents that list them."""
-    return dict(_PROXIED)

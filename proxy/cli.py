@@ -129,7 +129,7 @@ def _route(options: argparse.Namespace) -> int:
 
     async def run() -> dict[str, Any]:
         try:
-            body = {"model": "upshift", "prompt": options.prompt}
+            body = json.dumps({"model": "upshift", "prompt": options.prompt}).encode()
             return await dry_run(app.gateway, body, options.strategy)
         finally:
             await app.gateway.scorers.close()

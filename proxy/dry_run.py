@@ -1,31 +1,52 @@
-"""Route a prompt without an answer: what `/v1/route` and `upshift route` tell."""
+"""Route a prompt without an answer: `POST /v1/route` and `upshift route`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Mapping
+from typing import Any
 
 import orjson
 
-from proxy.call import parse_call
+from proxy.answer_headers import opening_headers, processing_ms, request_id
+from proxy.call import Call, decode_fields, kind_of, parse_call, string_field
+from proxy.gateway import Gateway
 from proxy.judge import RequestJudge
-from proxy.models import Pinned
+from proxy.models import Pinned, Routed
 from proxy.rules import allowed_tiers
+from proxy.wire import ClientGone, Receive, Scope, Send, header, read_body, send_whole
 from proxy.wire_error import ApiError
 from routing.errors import ScorerError
 from routing.policy import Signals
 
-if TYPE_CHECKING:
-    from proxy.gateway import Gateway
+_LABEL = "route"
+_NULL = b"null"
 
 
-async def dry_run(gateway: Gateway, body: dict[str, Any], strategy_header: str | None) -> dict[str, Any]:
+class RouteEndpoint:
+    """`POST /v1/route`: `prompt`, or `messages` and whatever else a chat completion takes."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        gateway, started = self._gateway, time.perf_counter()
+        try:
+            gateway.keys.check(header(scope, b"authorization"))
+            body = await read_body(scope, receive, gateway.settings.server.max_body_bytes)
+            strategy = header(scope, b"x-upshift-strategy")
+            told = await dry_run(gateway, body, strategy.decode("latin-1") if strategy else None)
+        except (ApiError, ClientGone) as error:
+            await gateway.refuse(_LABEL, scope, send, error)
+            return
+        headers = opening_headers(request_id(scope), gateway.cors.headers(scope))
+        headers += [(b"content-type", b"application/json"), processing_ms(started)]
+        await send_whole(send, 200, headers, orjson.dumps(told))
+
+
+async def dry_run(gateway: Gateway, body: bytes, strategy_header: str | None) -> dict[str, Any]:
     """Scores, threshold, first tier and reason. Raises `ApiError`."""
-    prompt = body.pop("prompt", None)
-    if "messages" not in body:
-        if not prompt:
-            raise ApiError(400, "Give 'prompt' or 'messages'.", param="prompt")
-        body["messages"] = [{"role": "user", "content": prompt}]
-    call = parse_call("chat", orjson.dumps(body), gateway.settings.server.max_messages)
+    call = parse_call("chat", _completion(decode_fields(body)), gateway.settings.server.max_messages)
     policy = gateway.scorers.policy
     target = gateway.names.resolve(call.model, strategy_header, call.options, policy)
     if isinstance(target, Pinned):
@@ -37,6 +58,11 @@ async def dry_run(gateway: Gateway, body: dict[str, Any], strategy_header: str |
             "checked": False,
             "policy": policy.version,
         }
+    return await _route(gateway, call, target)
+
+
+async def _route(gateway: Gateway, call: Call, target: Routed) -> dict[str, Any]:
+    """The first step of the cascade, with scores whether the rule needs them or not."""
     rule = target.rule
     judge = RequestJudge(gateway.scorers, call, gateway.settings.routing.scorer_timeout_s)
     allowed, barred = allowed_tiers(call, gateway.ladder, judge.prompt)
@@ -60,5 +86,24 @@ async def dry_run(gateway: Gateway, body: dict[str, Any], strategy_header: str |
         "threshold": rule.threshold,
         "route_score": signals.route_score,
         "difficulty": signals.difficulty,
-        "policy": policy.version,
+        "policy": gateway.scorers.policy.version,
     }
+
+
+def _completion(fields: Mapping[str, bytes]) -> bytes:
+    """The chat completion that the body stands for. Raises `ApiError` 400."""
+    rest = {name: raw for name, raw in fields.items() if name != "prompt"}
+    if rest.get("model", _NULL) == _NULL:
+        rest["model"] = b'"upshift"'
+    if rest.get("messages", _NULL) == _NULL:
+        prompt = string_field(fields, "prompt")
+        if not prompt:
+            got = "an empty one" if prompt == "" else kind_of(prompt)
+            raise ApiError(
+                400, f"Give 'prompt', a non-empty string (got {got}), or 'messages'.", param="prompt"
+            )
+        rest["messages"] = b'[{"role":"user","content":' + fields["prompt"] + b"}]"
+    options = {name: rest.pop(name) for name in ("strategy", "threshold") if name in rest}
+    if options and "upshift" not in rest:
+        rest["upshift"] = b"{" + b",".join(b'"%s":%s' % (k.encode(), v) for k, v in options.items()) + b"}"
+    return b"{" + b",".join(orjson.dumps(name) + b":" + raw for name, raw in rest.items()) + b"}"

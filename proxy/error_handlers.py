@@ -1,9 +1,11 @@
-"""Errors of our own endpoints in OpenAI's shape: unknown URL, wrong method, bad body, a bug."""
+"""Errors of FastAPI's endpoints in OpenAI's shape: unknown URL, wrong method, bad parameters, a bug.
+
+`proxy.edge` adds the request id and what else every answer carries.
+"""
 
 from __future__ import annotations
 
 import logging
-import os
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -15,10 +17,9 @@ from proxy.wire_error import ApiError
 _log = logging.getLogger("upshift")
 
 
-def respond(error: ApiError, request_id: str | None = None) -> Response:
+def respond(error: ApiError) -> Response:
     """An `ApiError` as a Starlette response."""
     headers = {name.decode(): value.decode("latin-1") for name, value in error.headers()}
-    headers["x-request-id"] = request_id or "req_" + os.urandom(12).hex()
     return Response(error.body(), error.status, headers)
 
 
@@ -31,18 +32,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
     async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        if error.status_code == 404:
-            wrong = ApiError(404, f"Unknown URL: {request.method} {request.url.path}.", code="unknown_url")
-        elif error.status_code == 405:
-            wrong = ApiError(
-                405, f"{request.method} is not allowed on {request.url.path}.", code="method_not_allowed"
-            )
-        else:
-            wrong = ApiError(error.status_code, str(error.detail))
-        response = respond(wrong)
-        if error.headers and "allow" in {name.lower() for name in error.headers}:
-            response.headers["allow"] = next(v for k, v in error.headers.items() if k.lower() == "allow")
-        return response
+        return respond(_translate(request, error))
 
     async def on_invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
@@ -58,3 +48,16 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(RequestValidationError, on_invalid)
     app.add_exception_handler(Exception, on_bug)
+
+
+def _translate(request: Request, error: HTTPException) -> ApiError:
+    method, path = request.method, request.url.path
+    if error.status_code == 404:
+        hint = "" if path.startswith("/v1/") else " OpenAI's API is below /v1: does the base URL end in /v1?"
+        return ApiError(404, f"Unknown URL: {method} {path}.{hint}", code="unknown_url")
+    if error.status_code == 405:
+        given = {name.lower(): value for name, value in (error.headers or {}).items()}
+        return ApiError(
+            405, f"{method} is not allowed on {path}.", code="method_not_allowed", allow=given.get("allow")
+        )
+    return ApiError(error.status_code, str(error.detail))

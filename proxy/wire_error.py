@@ -26,7 +26,8 @@ _MAX_MESSAGE_CHARS = 2_000
 
 
 class ApiError(UpshiftError):
-    """An answer that is an error. `retry` sets `x-should-retry`; None leaves it to the client."""
+    """An answer that is an error. `retry` sets `x-should-retry`; None leaves it to the client; `allow`
+    lists the methods for a 405."""
 
     def __init__(
         self,
@@ -38,6 +39,7 @@ class ApiError(UpshiftError):
         kind: str | None = None,
         retry: bool | None = False,
         retry_after: str | None = None,
+        allow: str | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -47,6 +49,7 @@ class ApiError(UpshiftError):
         self.kind = kind or _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
         self.retry = retry
         self.retry_after = retry_after
+        self.allow = allow
 
     def body(self) -> bytes:
         """The JSON body."""
@@ -61,6 +64,8 @@ class ApiError(UpshiftError):
         out = [(b"content-type", b"application/json")]
         if self.retry_after is not None:
             out.append((b"retry-after", self.retry_after.encode("latin-1", "replace")))
+        if self.allow is not None:
+            out.append((b"allow", self.allow.encode("latin-1")))
         if self.retry is not None:
             out.append((b"x-should-retry", b"true" if self.retry else b"false"))
         return out

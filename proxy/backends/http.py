@@ -24,6 +24,7 @@ from routing.errors import BackendBroken, BackendError, BackendStale, BackendTim
 from routing.protocols import BackendRequest
 
 _PIECE_BYTES = 1 << 16
+_URLS_KEPT = 64
 _NO_CEILING_S = 1e9  # aiohttp rounds timeouts above its threshold up to a full second: never here
 End = Literal["done", "broken", "abandoned"]
 
@@ -208,6 +209,8 @@ class HttpBackend:
     def _target(self, path: str) -> URL:
         url = self._urls.get(path)
         if url is None:
+            if len(self._urls) >= _URLS_KEPT:  # paths with ids in them
+                self._urls.clear()
             url = self._urls[path] = URL(self._url + path, encoded=True)
         return url
 

@@ -1,0 +1,201 @@
+"""What the API takes and gives, as models for the OpenAPI document.
+
+Proxied bodies are read by `proxy.call`, which keeps every byte and costs a tenth of pydantic; these models
+describe them, they do not parse them. Fields beyond these are allowed and go on to the backend untouched.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+_CREATED = 1_700_000_000  # `created` has to be an integer; a tier has no birthday
+
+
+class ErrorBody(BaseModel):
+    """OpenAI's error object."""
+
+    message: str
+    type: str | None
+    param: str | None
+    code: str | None
+
+
+class ErrorResponse(BaseModel):
+    """What every error looks like."""
+
+    error: ErrorBody
+
+
+class ModelCard(BaseModel):
+    """One entry of `/v1/models`."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = _CREATED
+    owned_by: str
+
+
+class ModelList(BaseModel):
+    """`/v1/models`."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class _Open(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
+class UpshiftOptions(BaseModel):
+    """How one request is to be routed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    strategy: Literal["cascade", "evaluator", "mf", "difficulty", "random"] | None = None
+    threshold: float | None = Field(
+        None, ge=0, le=1, description="shift up iff P(strong should answer) >= it"
+    )
+    stream_mode: Literal["hold", "early", "race"] | None = None
+
+
+class ChatMessage(_Open):
+    """One turn of a conversation."""
+
+    role: str
+    content: str | list[dict[str, Any]] | None = None
+
+
+class _Generation(_Open):
+    model: str = Field(
+        min_length=1, description="`upshift`, a strategy, a tier's name, or a backend's model id"
+    )
+    stream: bool | None = None
+    stream_options: dict[str, Any] | None = None
+    n: int | None = Field(None, ge=1)
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    upshift: UpshiftOptions | None = None
+
+
+class ChatCompletionRequest(_Generation):
+    """OpenAI's chat completion request."""
+
+    messages: list[ChatMessage] = Field(min_length=1)
+    max_completion_tokens: int | None = None
+    response_format: dict[str, Any] | None = None
+    tools: list[dict[str, Any]] | None = None
+
+
+class CompletionRequest(_Generation):
+    """OpenAI's (legacy) completion request."""
+
+    prompt: str | list[str] | list[int] | list[list[int]]
+
+
+class EmbeddingRequest(_Open):
+    """OpenAI's embeddings request."""
+
+    model: str = Field(min_length=1)
+    input: str | list[Any] = Field(min_length=1)
+
+
+class ResponseRequest(_Open):
+    """OpenAI's Responses request."""
+
+    model: str = Field(min_length=1)
+    input: str | list[dict[str, Any]]
+    instructions: str | None = None
+    stream: bool | None = None
+    tools: list[dict[str, Any]] | None = None
+    text: dict[str, Any] | None = None
+    max_output_tokens: int | None = None
+    store: bool | None = Field(None, description="true only with a pinned tier that has the Responses API")
+    background: bool | None = Field(
+        None, description="true only with a pinned tier that has the Responses API"
+    )
+    previous_response_id: str | None = Field(
+        None, description="only with a pinned tier that has the Responses API"
+    )
+
+
+class Completion(_Open):
+    """OpenAI's answer; `upshift` tells how a routed one came about."""
+
+    id: str
+    object: str
+    choices: list[dict[str, Any]]
+    model: str
+    upshift: dict[str, Any] | None = None
+
+
+class EmbeddingList(_Open):
+    """OpenAI's answer to an embeddings request."""
+
+    object: str
+    data: list[dict[str, Any]]
+
+
+class ResponseObject(_Open):
+    """OpenAI's response object."""
+
+    id: str
+    object: str
+    status: str | None = None
+    output: list[dict[str, Any]] | None = None
+
+
+class RouteRequest(_Open):
+    """A prompt to route without an answer: `prompt`, or `messages` as for chat completions."""
+
+    prompt: str | None = None
+    messages: list[ChatMessage] | None = None
+    model: str = "upshift"
+    strategy: str | None = None
+    threshold: float | None = Field(None, ge=0, le=1)
+
+
+class RouteAnswer(BaseModel):
+    """Where the prompt would go, and why."""
+
+    decision: str
+    reason: str
+    tier: str
+    checked: bool
+    policy: str
+    strategy: str | None = None
+    threshold: float | None = None
+    route_score: float | None = None
+    difficulty: float | None = None
+
+
+class ChatRequest(_Open):
+    """One prompt. Unknown fields go on to the backend as they are."""
+
+    prompt: str = Field(min_length=1)
+    system: str | None = None
+    model: str | None = None
+    strategy: str | None = None
+    threshold: float | None = Field(None, ge=0, le=1)
+    max_tokens: int | None = Field(None, ge=1)
+    stream: Literal[False] | None = None
+    n: Literal[1] | None = None
+
+
+class ChatAnswer(BaseModel):
+    """The answer and how it came about. `score` is P(adequate) of the weak answer; null: not asked for."""
+
+    model: str
+    score: float | None
+    text: str
+    tier: str
+    escalated: bool
+    route_score: float | None
+    reason: str
+    usage: dict[str, Any]
+    cost_usd: float
+    latency_ms: float
+    request_id: str

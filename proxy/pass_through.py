@@ -1,0 +1,197 @@
+"""Calls that go to one backend as they are: embeddings, and the Responses API of a tier that has it.
+
+No cascade, nothing held back: the backend's bytes reach the client unchanged, the headers say which backend
+it was, and tokens are counted from the `usage` object wherever it stands.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+import orjson
+
+from proxy.answer_headers import (
+    decision_headers,
+    opening_headers,
+    passed_on,
+    processing_ms,
+    request_id,
+    traced,
+)
+from proxy.completion import Usage
+from proxy.gateway import Gateway
+from proxy.record import Record
+from proxy.wire import ClientWatch, Headers, Receive, Scope, Send, send_end, send_start, send_whole
+from proxy.wire_error import ApiError, from_backend_error, from_backend_reply
+from routing.deadline import Deadline
+from routing.decision import Route
+from routing.errors import BackendBroken, BackendError
+from routing.protocols import Backend, BackendReply, BackendRequest
+from routing.tier import Tier
+
+_TAIL_BYTES = 4096  # a usage object stands within this much of either end
+_USAGE = re.compile(rb'"usage" ?: ?(\{(?:[^{}]|\{[^{}]*\})*\})')
+_END = re.compile(rb'"response\.(?:completed|incomplete|failed)"|"type" ?: ?"error"|\[DONE\]')
+_NUMBER = re.compile(rb'"sequence_number" ?: ?(\d+)')
+_SSE: Headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+
+Declines = Callable[[int, bytes], bool]  # (status, body of an error): this backend has no such API
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a call goes. `index` is the tier's place on the ladder; None for a backend that is no tier."""
+
+    tier: Tier
+    backend: Backend
+    index: int | None = None
+
+
+@dataclass(slots=True)
+class _Exchange:
+    send: Send
+    record: Record
+    headers: Headers
+    started: bool = False
+
+
+class PassThrough:
+    """One call to one backend, with the gateway's accounts and limits."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def serve(
+        self, label: str, scope: Scope, receive: Receive, send: Send, target: Target,
+        path: str, body: bytes, *, stream: bool = False, method: str = "POST",
+        declines: Declines | None = None,
+    ) -> bool:  # fmt: skip
+        """Answer the request whose body has been read; `label` names the API in metrics.
+
+        False: `declines` recognised the error, nothing was sent, somebody else has to answer.
+        """
+        gateway = self._gateway
+        record = Record(label, request_id(scope), strategy="pinned", stream=stream)
+        exchange = _Exchange(send, record, opening_headers(record.request_id, gateway.cors.headers(scope)))
+        left_s = Deadline(gateway.settings.server.request_timeout_s).left_s()
+        forwarded = {"x-request-id": record.request_id, **traced(scope)}
+        request = BackendRequest(path, body, stream, forwarded, left_s, method)
+        answered = True
+        gateway.metrics.in_flight.inc()
+        try:
+            async with ClientWatch(receive) as client:
+                answered = await self._exchange(exchange, target, request, declines)
+            if client.gone:
+                record.outcome = "cancelled"
+        finally:
+            gateway.metrics.in_flight.dec()
+            if answered:
+                record.total_s = time.perf_counter() - record.started
+                gateway.recorder.finish(record)
+        return answered
+
+    async def _exchange(
+        self, exchange: _Exchange, target: Target, request: BackendRequest, declines: Declines | None
+    ) -> bool:
+        record, tier = exchange.record, target.tier
+        route = Route(target.index or 0, "pinned", "pinned", "pinned")
+        if target.index is not None:
+            record.route = route
+            self._gateway.recorder.begin(record, target.index)
+        exchange.headers += decision_headers(route, tier.name, tier.model)
+        try:
+            reply = await target.backend.send(request)
+            try:
+                if reply.status >= 400:
+                    body = await reply.read()
+                    if declines is not None and declines(reply.status, body):
+                        return False
+                    raise from_backend_reply(reply.status, body, reply.headers, tier.name)
+                await self._relay(exchange, target, reply, request.stream)
+            finally:
+                await reply.close()
+        except BackendError as error:
+            await self._fail(exchange, from_backend_error(error, tier.name))
+        except ApiError as error:
+            await self._fail(exchange, error)
+        return True
+
+    async def _relay(self, exchange: _Exchange, target: Target, reply: BackendReply, stream: bool) -> None:
+        record = exchange.record
+        record.status = reply.status
+        if stream:
+            await self._relay_stream(exchange, target, reply)
+            return
+        body = await reply.read()
+        self._count(record, target, body[:_TAIL_BYTES] + body[-_TAIL_BYTES:])
+        exchange.headers += passed_on(reply.headers)
+        exchange.headers += [
+            (b"x-upshift-cost-usd", b"%.10g" % record.cost_usd),
+            processing_ms(record.started),
+        ]
+        await send_whole(exchange.send, reply.status, exchange.headers, body)
+
+    async def _relay_stream(self, exchange: _Exchange, target: Target, reply: BackendReply) -> None:
+        """Bytes as they come. Raises `BackendBroken` when the end is not one the API knows."""
+        kind = reply.headers.get("content-type", "")
+        if not kind.startswith("text/event-stream"):
+            raise BackendBroken(f"a stream was asked for, {kind or 'no content type'} came")
+        tail = b""
+        pieces: AsyncIterator[bytes] = reply.chunks()
+        async for piece in pieces:
+            tail = (tail + piece)[-_TAIL_BYTES:]
+            if not exchange.started:
+                await self._start_stream(exchange, reply)
+            await exchange.send({"type": "http.response.body", "body": piece, "more_body": True})
+        if not _END.search(tail):
+            raise BackendBroken("the stream ended before its last event")
+        self._count(exchange.record, target, tail)
+        await send_end(exchange.send)
+
+    async def _start_stream(self, exchange: _Exchange, reply: BackendReply) -> None:
+        record = exchange.record
+        record.first_byte_s = time.perf_counter() - record.started
+        exchange.headers += [*passed_on(reply.headers), *_SSE, processing_ms(record.started)]
+        exchange.started = True
+        await send_start(exchange.send, reply.status, exchange.headers)
+
+    def _count(self, record: Record, target: Target, ends: bytes) -> None:
+        """Tokens and cost, from the last usage object in `ends`; the answer was served."""
+        usage = Usage()
+        for found in _USAGE.findall(ends):
+            usage = _read_usage(found)
+        if target.index is not None:
+            use = record.uses[-1]
+            self._gateway.recorder.end(use, "ok", usage, target.tier)
+            use.served = True
+
+    async def _fail(self, exchange: _Exchange, error: ApiError) -> None:
+        """An error status while that is possible, else an event in the form of the Responses API."""
+        record = exchange.record
+        record.outcome = "timeout" if error.status == 504 else "upstream_error"
+        if exchange.started:
+            detail = {"type": "error", **{k: v for k, v in error.payload().items() if k != "type"}}
+            await send_end(exchange.send, b"event: error\ndata: " + orjson.dumps(detail) + b"\n\n")
+            return
+        record.status = error.status
+        if error.status in (400, 404, 413, 422):
+            record.outcome = "client_error"
+        kept = (item for item in exchange.headers if item[0] != b"content-type")
+        headers = [*kept, *error.headers(), processing_ms(record.started)]
+        await send_whole(exchange.send, error.status, headers, error.body())
+
+
+def _read_usage(found: bytes) -> Usage:
+    """`prompt_tokens` and `completion_tokens`, or the Responses API's `input_tokens` and `output_tokens`."""
+    try:
+        data = orjson.loads(found)
+    except orjson.JSONDecodeError:
+        return Usage()
+    prompt = data.get("prompt_tokens", data.get("input_tokens"))
+    completion = data.get("completion_tokens", data.get("output_tokens"))
+    if not isinstance(prompt, int | None) or not isinstance(completion, int | None):
+        return Usage()
+    return Usage(prompt or 0, completion or 0, known=prompt is not None)
