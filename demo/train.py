@@ -131,6 +131,8 @@ def save_model(run: Run, folder: Path) -> None:
     model.generation_config.do_sample = False
     model.save_pretrained(folder)
     run.tokenizer.save_pretrained(folder)
+    for path in folder.iterdir():
+        path.chmod(0o644)  # safetensors writes for the owner only; a container may run as somebody else
 
 
 def train_one(name: str, out: Path, recipe: Recipe, report_every: int = 500) -> None:

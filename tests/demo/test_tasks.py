@@ -40,7 +40,7 @@ def test_another_tasks_answer_is_wrong(drawn):
         tasks = [task for task in drawn["fit"] if task.group == family]
         for one, other in itertools.pairwise(tasks):
             same = one.reference == other.reference
-            assert is_correct(family, one.reference, other.solution) == same
+            assert is_correct(family, one.reference, other.reference) == same
 
 
 @pytest.mark.parametrize(
