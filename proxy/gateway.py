@@ -33,6 +33,7 @@ from proxy.judge import RequestJudge
 from proxy.keepalive import COMMENT, with_signs_of_life
 from proxy.metrics import Metrics
 from proxy.models import ModelNames, Pinned, Routed
+from proxy.pinned_relay import PinnedRelay
 from proxy.record import Record
 from proxy.recorder import Recorder
 from proxy.relay import StreamRelay, plain_body
@@ -65,7 +66,7 @@ from routing.tier import Ladder
 
 _SSE = (b"content-type", b"text/event-stream; charset=utf-8")
 _LABELS: dict[Api, str] = {"chat": "chat_completions", "completions": "completions"}
-_SHUTTING_DOWN = ApiError(503, "The server is shutting down.", code="shutting_down", retry=True)
+SHUTTING_DOWN = ApiError(503, "The server is shutting down.", code="shutting_down", retry=True)
 _NO_CACHE = (b"cache-control", b"no-cache")
 
 
@@ -186,7 +187,7 @@ class Gateway:
                 await self._fail(request, error)
             except asyncio.CancelledError:
                 if not client.gone:  # the grace of a shutdown is over: say so instead of breaking off
-                    await self._fail(request, _SHUTTING_DOWN)
+                    await self._fail(request, SHUTTING_DOWN)
                 raise
         if client.gone:
             record.outcome = "cancelled"
@@ -205,7 +206,7 @@ class Gateway:
                 return
             request.headers += passed_on(attempt.headers)
             if call.stream:
-                await self._stream(request, attempt, attempt.raw_relay())
+                await self._stream(request, attempt, PinnedRelay(attempt).pieces())
                 if attempt.standing == "failed":
                     record.outcome = "upstream_error"
             else:

@@ -6,6 +6,7 @@ it was, and tokens are counted from the `usage` object wherever it stands.
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import AsyncIterator, Callable
@@ -22,7 +23,7 @@ from proxy.answer_headers import (
     traced,
 )
 from proxy.completion import Usage
-from proxy.gateway import Gateway
+from proxy.gateway import SHUTTING_DOWN, Gateway
 from proxy.record import Record
 from proxy.wire import ClientWatch, Headers, Receive, Scope, Send, send_end, send_start, send_whole
 from proxy.wire_error import ApiError, from_backend_error, from_backend_reply
@@ -82,15 +83,39 @@ class PassThrough:
         answered = True
         gateway.metrics.in_flight.inc()
         try:
-            async with ClientWatch(receive) as client:
-                answered = await self._exchange(exchange, target, request, declines)
-            if client.gone:
-                record.outcome = "cancelled"
+            answered = await self._admitted(exchange, target, request, receive, declines)
         finally:
             gateway.metrics.in_flight.dec()
             if answered:
                 record.total_s = time.perf_counter() - record.started
                 gateway.recorder.finish(record)
+        return answered
+
+    async def _admitted(
+        self, exchange: _Exchange, target: Target, request: BackendRequest, receive: Receive,
+        declines: Declines | None,
+    ) -> bool:  # fmt: skip
+        """Wait for a place, then do the work as long as the client is there."""
+        admission = self._gateway.admission
+        try:
+            await admission.enter()
+        except ApiError as error:
+            await self._fail(exchange, error)
+            exchange.record.outcome = "shed"
+            return True
+        answered = True
+        try:
+            async with ClientWatch(receive) as client:
+                try:
+                    answered = await self._exchange(exchange, target, request, declines)
+                except asyncio.CancelledError:
+                    if not client.gone:  # a shutdown whose grace is over
+                        await self._fail(exchange, SHUTTING_DOWN)
+                    raise
+            if client.gone:
+                exchange.record.outcome = "cancelled"
+        finally:
+            admission.leave()
         return answered
 
     async def _exchange(
