@@ -57,7 +57,7 @@ class Bundle:
     def has(self, name: str) -> bool:
         return name in self.manifest["files"]
 
-    def read_json(self, name: str) -> Any:  # noqa: ANN401 - JSON
+    def read_json(self, name: str) -> Any:
         """A JSON file of the bundle. Raises `BundleError` when it is not listed or not JSON."""
         if not self.has(name):
             raise BundleError(f"{self.path}: the bundle has no file {name!r}")
@@ -90,8 +90,8 @@ def open_bundle(path: str | os.PathLike[str], text_template: str | None = None) 
     _check_files(folder, manifest["files"])
     if manifest["version"] != _version_of(manifest):
         raise BundleError(
-            f"{folder / MANIFEST}: version is {manifest['version']!r}, its content makes {_version_of(manifest)!r}: "
-            "the manifest was changed by hand"
+            f"{folder / MANIFEST}: version is {manifest['version']!r}, its content makes "
+            f"{_version_of(manifest)!r}: the manifest was changed by hand"
         )
     return Bundle(folder, manifest)
 
@@ -106,7 +106,11 @@ def write_bundle(
     Raises `BundleError`.
     """
     target = Path(out).absolute()
-    if target.exists() and not (target / MANIFEST).is_file() and (not target.is_dir() or any(target.iterdir())):
+    if (
+        target.exists()
+        and not (target / MANIFEST).is_file()
+        and (not target.is_dir() or any(target.iterdir()))
+    ):
         raise BundleError(f"{target} exists and is not a bundle: not replacing it")
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.writing-"))
@@ -140,7 +144,9 @@ def rewrite_bundle(
 
 def _stage(folder: Path, name: str, content: bytes | Path) -> dict[str, Any]:
     if Path(name).name != name or not name.endswith(_ALLOWED_SUFFIXES):
-        raise BundleError(f"bundle file {name!r}: a plain name ending in {' or '.join(_ALLOWED_SUFFIXES)} is needed")
+        raise BundleError(
+            f"bundle file {name!r}: a plain name ending in {' or '.join(_ALLOWED_SUFFIXES)} is needed"
+        )
     data = content if isinstance(content, bytes) else content.read_bytes()
     with (folder / name).open("wb") as file:
         file.write(data)
@@ -165,7 +171,7 @@ def _version_of(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _read_json(path: Path) -> Any:  # noqa: ANN401 - JSON
+def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as exc:
@@ -178,7 +184,8 @@ def _check_manifest(folder: Path, manifest: object) -> None:
         raise BundleError(f"{where} holds {type(manifest).__name__}, an object was expected")
     if manifest.get("schema_version") != SCHEMA_VERSION:
         raise BundleError(
-            f"{where}: schema_version is {manifest.get('schema_version')!r}, this version reads {SCHEMA_VERSION}"
+            f"{where}: schema_version is {manifest.get('schema_version')!r}, "
+            f"this version reads {SCHEMA_VERSION}"
         )
     for field in _REQUIRED:
         if manifest.get(field) is None:
@@ -190,7 +197,11 @@ def _check_manifest(folder: Path, manifest: object) -> None:
         if manifest["encoder"].get(field) is None:
             raise BundleError(f"{where}: field 'encoder.{field}' is missing")
     tiers = manifest["tiers"]
-    if not isinstance(tiers, list) or len(tiers) < 2 or not all(isinstance(t, Mapping) and "model" in t for t in tiers):
+    if (
+        not isinstance(tiers, list)
+        or len(tiers) < 2
+        or not all(isinstance(t, Mapping) and "model" in t for t in tiers)
+    ):
         raise BundleError(f"{where}: field 'tiers' must list at least two tiers, each with its 'model'")
 
 

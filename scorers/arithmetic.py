@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 
 NUMBER = re.compile(r"(?<![\w.])[-+]?\$?\d[\d,]*(?:\.\d+)?(?![\w])|(?<![\w.])[-+]?\$?\.\d+")
 
@@ -58,7 +59,7 @@ def find_equations(text: str) -> list[Equation]:
             continue
         for run in _RUN.findall(_BULLET.sub("", line)):
             sides = run.split("=")
-            for left, right in zip(sides, sides[1:], strict=False):
+            for left, right in pairwise(sides):
                 equation = _equation(_BREAK.split(left)[-1], _BREAK.split(right.strip())[0])
                 if equation is not None:
                     found.append(equation)

@@ -66,7 +66,7 @@ class HttpEmbedder:
         self._attempts = attempts
 
     @classmethod
-    def from_name(cls, name: str, dimension: int = 0, **settings: Any) -> HttpEmbedder:  # noqa: ANN401
+    def from_name(cls, name: str, dimension: int = 0, **settings: Any) -> HttpEmbedder:
         """`openai:MODEL` or `URL#MODEL`. Raises `EncoderError` on another form or without the key."""
         if name.startswith(_OPENAI_PREFIX):
             key = os.environ.get("OPENAI_API_KEY")
@@ -81,7 +81,9 @@ class HttpEmbedder:
         return cls(url, model, os.environ.get("UPSHIFT_EMBEDDINGS_API_KEY"), dimension, **settings)
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        parts = [self._embed_batch(texts[i : i + self._batch_rows]) for i in range(0, len(texts), self._batch_rows)]
+        parts = [
+            self._embed_batch(texts[i : i + self._batch_rows]) for i in range(0, len(texts), self._batch_rows)
+        ]
         if not parts:
             return np.zeros((0, self.dimension), dtype=np.float32)
         vectors = np.concatenate(parts)
@@ -95,7 +97,8 @@ class HttpEmbedder:
             self.dimension = rows.shape[1]
         if rows.shape[1] != self.dimension:
             raise EncoderError(
-                f"{self.model!r} at {self.base_url} gives {rows.shape[1]} dimensions, expected {self.dimension}"
+                f"{self.model!r} at {self.base_url} gives {rows.shape[1]} dimensions, "
+                f"expected {self.dimension}"
             )
         return rows
 

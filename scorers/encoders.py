@@ -29,7 +29,8 @@ _WEIGHTS = "model.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class EncoderFolder:
-    """A resolved encoder. `dimension` is the hidden size d; `max_tokens` what it can read, specials included."""
+    """A resolved encoder. `dimension` is the hidden size d; `max_tokens` what it can read, specials
+    included."""
 
     name: str
     path: Path
@@ -83,7 +84,7 @@ def _packaged_folder(name: str) -> Path:
 def _hub_folder(name: str) -> Path:
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     except ImportError as exc:
         raise EncoderError(
             f"encoder {name!r} would come from the Hugging Face hub, and huggingface_hub is not installed "

@@ -15,6 +15,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -49,15 +50,23 @@ _HEDGE = re.compile(
 )
 _LIST_LINE = re.compile(r"^\s*(?:[-*•]|\d{1,3}[.)])\s")
 _CHOICES = re.compile(r"^\s*\(?[A-D][.):]\s", re.MULTILINE)
-_CHOICE_ANSWER = re.compile(r"^\W*(?:the (?:correct )?answer is\W*)?\(?([A-Da-d])\)?(?:[.):\s]|$)", re.IGNORECASE)
-_RUN_ON = re.compile(r"^\s*(?:instruct(?:ion)?|user|human|question|exercise|problem|### ?\w+)\s*\d*:", re.I | re.M)
+_CHOICE_ANSWER = re.compile(
+    r"^\W*(?:the (?:correct )?answer is\W*)?\(?([A-Da-d])\)?(?:[.):\s]|$)", re.IGNORECASE
+)
+_RUN_ON = re.compile(
+    r"^\s*(?:instruct(?:ion)?|user|human|question|exercise|problem|### ?\w+)\s*\d*:", re.I | re.M
+)
 _SENTENCE_ENDS = (".", "!", "?", '"', "'", ")", "`", "”", "]", "}", ":", "。")
 _MAX_CHARS = 20_000  # the head and the tail of a longer text; a bound on time, not on meaning
 
 
 def answer_features(prompt: str, answer: AnswerLike) -> np.ndarray:
     """Features of one answer, shape (N_FEATURES,), float32, finite; the order is `FEATURE_NAMES`."""
-    values = [*_surface(_bounded(prompt), _bounded(answer.text)), *_ending(answer), *_logprobs(answer.logprobs)]
+    values = [
+        *_surface(_bounded(prompt), _bounded(answer.text)),
+        *_ending(answer),
+        *_logprobs(answer.logprobs),
+    ]
     return np.asarray(values, dtype=np.float32)
 
 
@@ -121,8 +130,8 @@ def _repetition(words: list[str]) -> float:
 
 def _echo(prompt_words: list[str], words: list[str]) -> tuple[float, float]:
     """Share of the answer's bigrams taken from the prompt; share of the prompt's longer words it uses."""
-    asked = set(zip(prompt_words, prompt_words[1:], strict=False))
-    given = list(zip(words, words[1:], strict=False))
+    asked = set(pairwise(prompt_words))
+    given = list(pairwise(words))
     echoed = _share(sum(1 for pair in given if pair in asked), len(given))
     content = {word for word in prompt_words if len(word) > 3}
     return echoed, _share(len(content & set(words)), len(content))
@@ -133,7 +142,9 @@ def _numbers(prompt: str, answer: str) -> tuple[float, ...]:
     asked_set, given_set = set(asked), set(given)
     equations = find_equations(answer)
     wrong = sum(1 for e in equations if not e.holds)
-    computed = any(math.isclose(given[-1], e.computed, rel_tol=5e-3) for e in equations[-2:]) if given else False
+    computed = (
+        any(math.isclose(given[-1], e.computed, rel_tol=5e-3) for e in equations[-2:]) if given else False
+    )
     return (
         math.log1p(len(asked)),
         _share(len(asked_set & given_set), len(asked_set)),

@@ -60,7 +60,9 @@ class TextTokenizer:
         self.pad_id = self._find_pad_id()
         self.max_tokens = max_tokens
         if max_tokens < 16:
-            raise EncoderError(f"max_tokens is {max_tokens}; at least 16 are needed for a prompt and an answer")
+            raise EncoderError(
+                f"max_tokens is {max_tokens}; at least 16 are needed for a prompt and an answer"
+            )
 
     @classmethod
     def of(cls, encoder: EncoderFolder, max_tokens: int) -> TextTokenizer:

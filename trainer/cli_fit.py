@@ -15,7 +15,8 @@ from trainer.progress import TerminalProgress
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run; 0 when the bundle is written, 1 with one line on standard error when it cannot be, 130 on Ctrl-C."""
+    """Run; 0 when the bundle is written, 1 with one line on standard error when it cannot be, 130 on
+    Ctrl-C."""
     arguments = _parser().parse_args(argv)
     try:
         with TerminalProgress() as progress:
@@ -73,7 +74,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--weak", required=True, metavar="MODEL", help="the cheap model, as named in the tables")
     add("--strong", required=True, metavar="MODEL", help="the dear model")
     add("--out", required=True, type=Path, metavar="BUNDLE", help="folder to write")
-    add("--encoder", default=DEFAULT_ENCODER, help="query vectors: minilm, openai:MODEL, URL#MODEL, folder or hub name")
+    add(
+        "--encoder",
+        default=DEFAULT_ENCODER,
+        help="query vectors: minilm, openai:MODEL, URL#MODEL, folder or hub name",
+    )
     add("--evaluator-encoder", default=DEFAULT_ENCODER, help="minilm, a folder or a hub name")
     add("--max-minutes", type=_positive, default=30.0, help="bound on training (rows are sampled to fit)")
     add("--seed", type=int, default=0)
@@ -81,12 +86,21 @@ def _parser() -> argparse.ArgumentParser:
     add("--mf-no-bias", action="store_true", help="no bias in the projection, as in RouteLLM's code")
     add("--no-difficulty", action="store_true", help="leave the difficulty classifier out")
     add("--no-evaluator", action="store_true", help="leave the evaluator out")
-    add("--difficulty-form", choices=("gain", "wins"), default="gain", help="two heads, or P(strong does better)")
+    add(
+        "--difficulty-form",
+        choices=("gain", "wins"),
+        default="gain",
+        help="two heads, or P(strong does better)",
+    )
     add("--difficulty-tuning", default="lora", help="frozen, lora, top-K or full")
     add("--evaluator-tuning", default="lora", help="frozen, lora, top-K or full")
     add("--evaluator-head", choices=("scalar", "softmax"), default="scalar")
     add("--lora-rank", type=int, default=8)
-    add("--price-ratio", type=_positive, help="price of a weak answer over a strong one's, where rows have no cost")
+    add(
+        "--price-ratio",
+        type=_positive,
+        help="price of a weak answer over a strong one's, where rows have no cost",
+    )
     return parser
 
 

@@ -19,7 +19,8 @@ from scorers.tokenizer import TextTokenizer, TokenIds
 
 @dataclass(slots=True)
 class TokenRows:
-    """What a text model is trained on: N inputs, targets (N, outputs) in [0, 1] or NaN, features (N, F) or None."""
+    """What a text model is trained on: N inputs, targets (N, outputs) in [0, 1] or NaN, features (N, F)
+    or None."""
 
     tokens: Sequence[TokenIds]
     targets: np.ndarray
@@ -103,7 +104,8 @@ class LengthBucketSampler(Sampler[list[int]]):
 def text_loader(
     rows: TokenRows, tokenizer: TextTokenizer, batch_rows: int, seed: int
 ) -> DataLoader[TextBatch]:
-    """A DataLoader over length buckets. Batches are built in this process: padding is cheap, forking torch is not."""
+    """A DataLoader over length buckets. Batches are built in this process: padding is cheap, forking
+    torch is not."""
     dataset = TextDataset(rows, tokenizer)
     sampler = LengthBucketSampler([len(t) for t in rows.tokens], batch_rows, seed)
     return DataLoader(dataset, batch_sampler=sampler, collate_fn=dataset.collate)

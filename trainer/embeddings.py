@@ -22,9 +22,12 @@ BATCH_ROWS = 256
 
 
 class CachedEmbedder:
-    """An embedder that remembers. `encoder_key` names the encoder and its version: another one, another file."""
+    """An embedder that remembers. `encoder_key` names the encoder and its version: another one, another
+    file."""
 
-    def __init__(self, embedder: Embedder, folder: Path, encoder_key: str, progress: Progress = no_progress) -> None:
+    def __init__(
+        self, embedder: Embedder, folder: Path, encoder_key: str, progress: Progress = no_progress
+    ) -> None:
         self._embedder = embedder
         self._folder = folder / hashlib.sha256(encoder_key.encode()).hexdigest()[:16]
         self._progress = progress
@@ -72,5 +75,7 @@ class CachedEmbedder:
     def _read_vectors(self, rows: int) -> np.ndarray:
         flat = np.fromfile(self._folder / "vectors.f32", dtype="<f4")
         if rows == 0 or flat.size % rows:
-            raise ExamplesError(f"{self._folder}: {flat.size} numbers are no {rows} vectors; delete the folder")
+            raise ExamplesError(
+                f"{self._folder}: {flat.size} numbers are no {rows} vectors; delete the folder"
+            )
         return flat.reshape(rows, -1)

@@ -130,13 +130,15 @@ def read_examples(paths: Sequence[str | Path]) -> ExampleTable:
     table = ExampleTable(rows, files)
     if len(table.judges) > 1:
         raise ExamplesError(
-            f"judges are mixed: {', '.join(map(repr, table.judges))}; qualities of different judges are not comparable"
+            f"judges are mixed: {', '.join(map(repr, table.judges))}; "
+            "qualities of different judges are not comparable"
         )
     return table
 
 
 def pair_examples(table: ExampleTable, weak: str, strong: str) -> PairTable:
-    """Prompts that both models answered, in order of first appearance. Raises `ExamplesError` when there are none."""
+    """Prompts that both models answered, in order of first appearance. Raises `ExamplesError` when there
+    are none."""
     if weak == strong:
         raise ExamplesError(f"weak and strong are both {weak!r}")
     table.require_models(weak, strong)
@@ -156,7 +158,9 @@ def require_both_classes(quality: np.ndarray, what: str) -> None:
     adequate = quality >= 0.5
     if adequate.all() or not adequate.any():
         verdict = "adequate" if adequate.all() else "inadequate"
-        raise ExamplesError(f"all {len(quality)} answers of {what} are {verdict} (quality against 0.5): one class only")
+        raise ExamplesError(
+            f"all {len(quality)} answers of {what} are {verdict} (quality against 0.5): one class only"
+        )
 
 
 def _read_file(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -177,7 +181,9 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         raise ExamplesError(f"{path} cannot be read as parquet: {exc}") from exc
     missing = [name for name in REQUIRED if name not in table.column_names]
     if missing:
-        raise ExamplesError(f"{path}: column {missing[0]!r} is missing; there are: {', '.join(table.column_names)}")
+        raise ExamplesError(
+            f"{path}: column {missing[0]!r} is missing; there are: {', '.join(table.column_names)}"
+        )
     number = 0
     for batch in table.to_batches(max_chunksize=4096):
         for row in batch.to_pylist():
@@ -195,7 +201,9 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
             except ValueError as exc:
                 raise ExamplesError(f"{path}, row {number}: not JSON ({exc})") from exc
             if not isinstance(row, dict):
-                raise ExamplesError(f"{path}, row {number}: {type(row).__name__} where an object was expected")
+                raise ExamplesError(
+                    f"{path}, row {number}: {type(row).__name__} where an object was expected"
+                )
             yield number, row
 
 
@@ -284,5 +292,7 @@ def _logprobs(value: object, where: str) -> np.ndarray | None:
     except (TypeError, ValueError) as exc:
         raise ExamplesError(f"{where}: logprobs is not a list of numbers") from exc
     if array.ndim != 1 or np.isnan(array).any() or (array > 1e-3).any():
-        raise ExamplesError(f"{where}: logprobs must be a flat list of natural logarithms, none above 0 or NaN")
+        raise ExamplesError(
+            f"{where}: logprobs must be a flat list of natural logarithms, none above 0 or NaN"
+        )
     return array

@@ -16,12 +16,13 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.numpy import load as decode_tensors
 from safetensors.numpy import save as encode_tensors
 
 from routing.bundle import SPLITS, write_bundle
@@ -133,7 +134,8 @@ def _prepare(
         both = apart & {row.prompt_id for row in read_examples(examples).rows}
         if both:
             raise ExamplesError(
-                f"{len(both)} prompts stand in both the examples and the calibration examples, {min(both)} for one"
+                f"{len(both)} prompts stand in both the examples and the calibration examples, "
+                f"{min(both)} for one"
             )
     splits = _split(pairs, apart, options.seed)
     progress("read", 1, 1)
@@ -202,16 +204,13 @@ def _fit_mf(work: _Work) -> None:
 
 def _fit_difficulty(work: _Work) -> None:
     options = work.options
-    mf_encoder = work.scorers["mf"]["encoder"]
     same = not is_remote(options.encoder)
     folder = resolve_encoder(options.encoder if same else options.evaluator_encoder)
     start = None
     if same:
-        tensors = work.files["mf.safetensors"]
-        from safetensors.numpy import load
-
         mf = work.scorers["mf"]
-        start = FoldedMf.fold(load(tensors), mf["models"], mf["tiers"], mf["form"])
+        tensors = decode_tensors(work.files["mf.safetensors"])
+        start = FoldedMf.fold(tensors, mf["models"], mf["tiers"], mf["form"])
     settings = _with(options.difficulty_settings, options.max_minutes * DIFFICULTY_SHARE, options.seed)
 
     def part(split: str) -> tuple[list[str], np.ndarray]:
@@ -219,12 +218,23 @@ def _fit_difficulty(work: _Work) -> None:
         return [work.pairs.weak[row].prompt for row in rows], work.pairs.quality[rows]
 
     fitted = fit_difficulty(
-        folder, part("train"), part("validation"), start, settings, work.progress, _guard(settings.minutes, work)
+        folder,
+        part("train"),
+        part("validation"),
+        start,
+        settings,
+        work.progress,
+        _guard(settings.minutes, work),
     )
-    work.scorers["difficulty"] = _store_text_model(work, "difficulty", fitted.model, folder, settings.max_tokens)
+    work.scorers["difficulty"] = _store_text_model(
+        work, "difficulty", fitted.model, folder, settings.max_tokens
+    )
     work.scorers["difficulty"]["outputs"] = settings.outputs
-    work.log["difficulty"] = {**fitted.log.to_dict(), "sample": fitted.plan.to_dict(), "started_at_mf": start is not None}
-    assert mf_encoder is not None
+    work.log["difficulty"] = {
+        **fitted.log.to_dict(),
+        "sample": fitted.plan.to_dict(),
+        "started_at_mf": start is not None,
+    }
 
 
 def _fit_evaluator(work: _Work) -> None:
@@ -250,9 +260,7 @@ def _fit_evaluator(work: _Work) -> None:
     work.log["evaluator"] = {**fitted.log.to_dict(), "sample": fitted.plan.to_dict()}
 
 
-def _with(settings: Any, minutes: float, seed: int) -> Any:  # noqa: ANN401 - either settings class
-    from dataclasses import replace
-
+def _with(settings: Any, minutes: float, seed: int) -> Any:
     return replace(settings, minutes=minutes, seed=seed)
 
 
@@ -262,10 +270,16 @@ def _guard(minutes: float, work: _Work) -> float:
 
 
 def _store_text_model(
-    work: _Work, name: str, model: Any, folder: EncoderFolder, max_tokens: int  # noqa: ANN401
+    work: _Work,
+    name: str,
+    model: Any,
+    folder: EncoderFolder,
+    max_tokens: int,
 ) -> dict[str, Any]:
     tensors, weights = model.export()
-    work.files[f"{name}.safetensors"] = encode_tensors({k: np.ascontiguousarray(v) for k, v in tensors.items()})
+    work.files[f"{name}.safetensors"] = encode_tensors(
+        {k: np.ascontiguousarray(v) for k, v in tensors.items()}
+    )
     entry = {"file": f"{name}.safetensors", "encoder": _describe(folder, max_tokens)}
     if weights is not None:
         work.files[f"{name}_encoder.safetensors"] = encode_tensors(weights)
@@ -297,7 +311,11 @@ def _open_embedder(name: str, progress: Progress) -> tuple[Embedder, dict[str, A
     cache = cache_folder() / "embeddings"
     if is_remote(name):
         remote = HttpEmbedder.from_name(name)
-        return CachedEmbedder(remote, cache, name, progress), {"name": name, "sha256": "remote", "max_tokens": 0}
+        return CachedEmbedder(remote, cache, name, progress), {
+            "name": name,
+            "sha256": "remote",
+            "max_tokens": 0,
+        }
     folder = resolve_encoder(name)
     described = _describe(folder, QUERY_TOKENS)
     key = f"{described['sha256']} {described['max_tokens']} {TEXT_TEMPLATE}"
@@ -335,7 +353,10 @@ def _manifest(work: _Work) -> dict[str, Any]:
         "text_template": TEXT_TEMPLATE,
         "encoder": work.scorers["mf"]["encoder"],
         "evaluator_encoder": evaluator["encoder"] if evaluator else None,
-        "tiers": [{"name": "weak", "model": pairs.weak_model}, {"name": "strong", "model": pairs.strong_model}],
+        "tiers": [
+            {"name": "weak", "model": pairs.weak_model},
+            {"name": "strong", "model": pairs.strong_model},
+        ],
         "scorers": work.scorers,
         "seed": options.seed,
         "max_minutes": options.max_minutes,

@@ -66,7 +66,8 @@ def fit_difficulty(
     progress: Progress = no_progress,
     deadline_s: float | None = None,
 ) -> FittedDifficulty:
-    """`fit` and `valid` are prompts and qualities (N, 2); `start` are probes over the same encoder, or None."""
+    """`fit` and `valid` are prompts and qualities (N, 2); `start` are probes over the same encoder, or
+    None."""
     torch.manual_seed(settings.seed)
     tokenizer = TextTokenizer.of(folder, settings.max_tokens)
     encoder = TextEncoder(folder, settings.tuning, settings.rank, lora_layers=settings.lora_layers)
@@ -74,7 +75,9 @@ def fit_difficulty(
     if start is not None and settings.outputs == 2 and start.form == "correctness":
         model.start_from(start.probes[[0, -1]], start.intercepts[[0, -1]])
     rows = prompt_rows(*fit, tokenizer, settings.outputs)
-    plan = plan_run(rows, encoder.parameters_per_token(), settings.minutes, settings.max_epochs, settings.seed)
+    plan = plan_run(
+        rows, encoder.parameters_per_token(), settings.minutes, settings.max_epochs, settings.seed
+    )
     checked = prompt_rows(*valid, tokenizer, settings.outputs)
     checked = checked.take(np.arange(min(len(checked), VALIDATION_ROWS)))
     loader = text_loader(rows.take(plan.rows), tokenizer, settings.batch_rows, settings.seed)

@@ -93,7 +93,9 @@ def fit_evaluator(
     progress("read answers", 1, 1)
     assert rows.features is not None
     model.fit_standardiser(rows.features)
-    plan = plan_run(rows, encoder.parameters_per_token(), settings.minutes, settings.max_epochs, settings.seed)
+    plan = plan_run(
+        rows, encoder.parameters_per_token(), settings.minutes, settings.max_epochs, settings.seed
+    )
     checked = answer_rows(_validation(valid, weak, settings.seed), tokenizer)
     loader = text_loader(rows.take(plan.rows), tokenizer, settings.batch_rows, settings.seed)
     checks = text_loader(checked, tokenizer, 32, settings.seed)

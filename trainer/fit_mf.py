@@ -26,7 +26,8 @@ RANK = 32
 
 @dataclass(slots=True)
 class Outcomes:
-    """(prompt, model) outcomes: `vector` indexes the query vectors, `model` the models, `quality` in [0, 1]."""
+    """(prompt, model) outcomes: `vector` indexes the query vectors, `model` the models, `quality` in [0,
+    1]."""
 
     vector: np.ndarray
     model: np.ndarray
@@ -126,10 +127,10 @@ def _train_one(
         return _loss(model, batch) + penalty * model.penalty()
 
     settings = LoopSettings(
-        max_epochs=max(8, min(80, 2500 // len(loader))),
-        head_lr=1.5e-3,
+        max_epochs=max(8, min(60, 1500 // len(loader))),
+        head_lr=2e-3,
         weight_decay=0.0,
-        patience=12,
+        patience=10,
         clip_norm=10.0,
         seed=seed,
     )

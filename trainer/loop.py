@@ -1,6 +1,6 @@
 """The training loop, written out: one for every scorer.
 
-    forward -> loss -> loss.backward() -> clip -> optimizer.step() -> scheduler.step() -> optimizer.zero_grad()
+    forward, loss, loss.backward(), clip, optimizer.step(), scheduler.step(), optimizer.zero_grad()
 
 Validation runs under torch.no_grad() after each part of an epoch; the best state is kept and put back at the
 end, and `patience` parts without a gain end the run. AdamW with a linear warm-up and a linear decay to zero
@@ -51,7 +51,10 @@ class TrainingLog:
     stopped_by: str = "epochs"
 
     def to_dict(self) -> dict[str, Any]:
-        rounded = {"losses": [round(x, 6) for x in self.losses], "validation": [round(x, 6) for x in self.validation]}
+        rounded = {
+            "losses": [round(x, 6) for x in self.losses],
+            "validation": [round(x, 6) for x in self.validation],
+        }
         return {**asdict(self), **rounded, "best": round(self.best, 6)}
 
 
@@ -85,8 +88,9 @@ def train(
 ) -> TrainingLog:
     """Train in place and return the log; the model ends in its best validated state.
 
-    `loss_of(batch)` is the forward pass and the loss, a scalar; `validate()` is a number to make small, called
-    in eval mode under no_grad; `deadline_s` is on time.monotonic's clock. A KeyboardInterrupt passes through.
+    `loss_of(batch)` is the forward pass and the loss, a scalar; `validate()` is a number to make small,
+    called in eval mode under no_grad; `deadline_s` is on time.monotonic's clock. A
+    KeyboardInterrupt passes through.
     """
     torch.manual_seed(settings.seed)
     optimizer = torch.optim.AdamW(_parameter_groups(model, settings))
@@ -142,7 +146,9 @@ class _BestState:
         self._log.validation.append(score)
         if score < self._log.best:
             self._log.best, self._log.best_step = score, self._log.steps
-            self._state = {n: copy.deepcopy(p.detach()) for n, p in self._model.named_parameters() if n in self._names}
+            self._state = {
+                n: copy.deepcopy(p.detach()) for n, p in self._model.named_parameters() if n in self._names
+            }
             self.checks_without_gain = 0
         else:
             self.checks_without_gain += 1

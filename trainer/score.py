@@ -26,7 +26,10 @@ CHUNK_ROWS = 64
 
 
 def score_pairs(
-    bundle_dir: str | Path | Bundle, pairs: PairTable, progress: Progress = no_progress, threads: int | None = None
+    bundle_dir: str | Path | Bundle,
+    pairs: PairTable,
+    progress: Progress = no_progress,
+    threads: int | None = None,
 ) -> ScoredPairs:
     """Every scorer's raw output on every prompt of the table, with qualities and costs.
 
@@ -62,7 +65,9 @@ def _score(scorers: BundleScorers, pairs: PairTable, progress: Progress) -> Scor
         q_strong=pairs.quality[:, 1],
         prompt_chars=np.array([len(row.prompt) for row in pairs.weak], dtype=np.float64),
         group=[row.group or row.source for row in pairs.weak],
-        answer_chars=np.array([np.nan if r.response is None else len(r.response) for r in pairs.weak], dtype=np.float64),
+        answer_chars=np.array(
+            [np.nan if r.response is None else len(r.response) for r in pairs.weak], dtype=np.float64
+        ),
         cost_weak=None if costs is None else costs[0],
         cost_strong=None if costs is None else costs[1],
         gain_raw=np.concatenate(gain),

@@ -70,11 +70,14 @@ class Batcher(Generic[Item, Result]):
         return len(self._waiting)
 
     async def submit(self, item: Item) -> Result:
-        """The result for one item. Raises `BatcherFull`, `BatcherClosed`, or what `run` raised (`ScoringError`)."""
+        """The result for one item. Raises `BatcherFull`, `BatcherClosed`, or what `run` raised
+        (`ScoringError`)."""
         if self._closed:
             raise BatcherClosed("the scorer's batcher is closed")
         if len(self._waiting) >= self._max_queue_rows:
-            raise BatcherFull(f"{len(self._waiting)} items wait for the scorer, the bound is {self._max_queue_rows}")
+            raise BatcherFull(
+                f"{len(self._waiting)} items wait for the scorer, the bound is {self._max_queue_rows}"
+            )
         if self._collector is None:
             self._collector = asyncio.create_task(self._collect(), name="upshift-batcher")
         loop = asyncio.get_running_loop()
@@ -118,7 +121,9 @@ class Batcher(Generic[Item, Result]):
         if not self._waiting:
             return []
         oldest = self._waiting[0].length
-        near = sorted(range(len(self._waiting)), key=lambda i: (i != 0, abs(self._waiting[i].length - oldest), i))
+        near = sorted(
+            range(len(self._waiting)), key=lambda i: (i != 0, abs(self._waiting[i].length - oldest), i)
+        )
         taken = set(near[: self._max_batch_rows])
         batch = [w for i, w in enumerate(self._waiting) if i in taken]
         self._waiting = [w for i, w in enumerate(self._waiting) if i not in taken]
@@ -136,7 +141,7 @@ class Batcher(Generic[Item, Result]):
             for waiting in batch:
                 _fail(waiting, BatcherClosed("the scorer's batcher was closed"))
             raise
-        except Exception as exc:  # the edge of the worker thread: every waiter must hear of it
+        except Exception as exc:  # noqa: BLE001 - the edge of the worker thread: every waiter must hear of it
             error = exc if isinstance(exc, ScoringError) else ScoringFailed(f"the scorer failed: {exc!r}")
             for waiting in batch:
                 _fail(waiting, error)

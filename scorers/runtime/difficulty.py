@@ -28,7 +28,8 @@ class DifficultyHead:
         return cls(weight, file.tensor("head.bias", weight.shape[0]))
 
     def gain(self, unit_mean: np.ndarray) -> np.ndarray:
-        """P(strong right) - P(weak right) in [-1, 1], or with one head 2 P(strong should answer) - 1. Shape (N,)."""
+        """P(strong right) - P(weak right) in [-1, 1], or with one head 2 P(strong should answer) - 1.
+        Shape (N,)."""
         chances = sigmoid(unit_mean @ self.weight.T + self.bias)
         if chances.shape[1] == 1:
             return 2.0 * chances[:, 0] - 1.0

@@ -57,7 +57,9 @@ class EvaluatorHead:
         """Log-odds of adequate, shape (N,). A 2-class head's log-odds are the difference of its outputs."""
         both = np.concatenate([_layer_norm(pooled.mean), _layer_norm(pooled.first)], axis=1)
         text = _gelu(both @ self.text_weight.T + self.text_bias)
-        other = _gelu(standardise(features, self.center, self.scale) @ self.feature_weight.T + self.feature_bias)
+        other = _gelu(
+            standardise(features, self.center, self.scale) @ self.feature_weight.T + self.feature_bias
+        )
         out = np.concatenate([text, other], axis=1) @ self.out_weight.T + self.out_bias
         return out[:, 0] if out.shape[1] == 1 else out[:, 1] - out[:, 0]
 
@@ -86,7 +88,8 @@ def _gelu(x: np.ndarray) -> np.ndarray:
 
 
 def _erf(x: np.ndarray) -> np.ndarray:
-    """Abramowitz and Stegun 7.1.26, error below 1.5e-7: numpy has no erf, and scipy is not in the core install."""
+    """Abramowitz and Stegun 7.1.26, error below 1.5e-7: numpy has no erf, and scipy is not in the core
+    install."""
     t = 1.0 / (1.0 + 0.3275911 * np.abs(x))
     series = ((((1.061405429 * t - 1.453152027) * t + 1.421413741) * t - 0.284496736) * t + 0.254829592) * t
     return np.sign(x) * (1.0 - series * np.exp(-x * x))

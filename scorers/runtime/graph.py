@@ -61,7 +61,9 @@ class _Builder:
         return output
 
 
-def build_graph(config: Mapping[str, Any], weights: Weights, adapters: Mapping[str, Adapter]) -> onnx.ModelProto:
+def build_graph(
+    config: Mapping[str, Any], weights: Weights, adapters: Mapping[str, Adapter]
+) -> onnx.ModelProto:
     """The encoder as an ONNX model.
 
     `weights` are named as in the Hugging Face folder; `adapters` by the same names without `.weight`
@@ -80,8 +82,14 @@ def build_graph(config: Mapping[str, Any], weights: Weights, adapters: Mapping[s
         helper.make_graph(
             graph.nodes,
             "upshift_encoder",
-            [helper.make_tensor_value_info(n, TensorProto.INT64, ["B", "T"]) for n in ("ids", "mask", "type_ids")],
-            [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["B", dimension]) for n in ("mean", "first")],
+            [
+                helper.make_tensor_value_info(n, TensorProto.INT64, ["B", "T"])
+                for n in ("ids", "mask", "type_ids")
+            ],
+            [
+                helper.make_tensor_value_info(n, TensorProto.FLOAT, ["B", dimension])
+                for n in ("mean", "first")
+            ],
             graph.initialisers,
         ),
         opset_imports=[helper.make_opsetid("", _OPSET), helper.make_opsetid("com.microsoft", 1)],
@@ -95,10 +103,13 @@ def _check_config(config: Mapping[str, Any]) -> None:
     architecture = config.get("model_type")
     if architecture not in SUPPORTED:
         raise EncoderError(
-            f"encoder architecture {architecture!r} has no graph here; served without torch are: {', '.join(SUPPORTED)}"
+            f"encoder architecture {architecture!r} has no graph here; "
+            f"served without torch are: {', '.join(SUPPORTED)}"
         )
     if config.get("hidden_act", "gelu") != "gelu":
-        raise EncoderError(f"encoder activation {config['hidden_act']!r} has no graph here; only gelu (erf) has")
+        raise EncoderError(
+            f"encoder activation {config['hidden_act']!r} has no graph here; only gelu (erf) has"
+        )
     kind = config.get("position_embedding_type", "absolute")
     if kind != "absolute":
         raise EncoderError(f"encoder position_embedding_type {kind!r} has no graph here; only absolute has")
@@ -126,7 +137,9 @@ def _merge(tensors: dict[str, np.ndarray], adapters: Mapping[str, Adapter]) -> d
             raise EncoderError(f"an adapter changes {key!r}, which the encoder does not have")
         delta = adapter.delta()
         if delta.shape != tensors[key].shape:
-            raise EncoderError(f"the adapter of {key!r} has shape {delta.shape}, the weight {tensors[key].shape}")
+            raise EncoderError(
+                f"the adapter of {key!r} has shape {delta.shape}, the weight {tensors[key].shape}"
+            )
         tensors[key] = tensors[key].astype(np.float32) + delta
     return tensors
 

@@ -42,7 +42,8 @@ class ScorerFile:
 
 
 def read_scorer_file(path: Path, adapter_scale: float = 1.0) -> ScorerFile:
-    """Read and split. Raises `ScorerFileError` when it is missing, not safetensors, or holds non-finite numbers."""
+    """Read and split. Raises `ScorerFileError` when it is missing, not safetensors, or holds non-finite
+    numbers."""
     try:
         tensors = load_file(str(path))
     except (SafetensorError, OSError) as exc:

@@ -43,7 +43,10 @@ class MatrixFactorisation:
         if missing:
             raise ScorerFileError(f"mf: no vector for {missing[0]!r}; fitted were: {', '.join(models)}")
         try:
-            t = {name: np.asarray(tensors[name], dtype=np.float64) for name in ("v", "W1", "b", "w2", "a", "u", "c")}
+            t = {
+                name: np.asarray(tensors[name], dtype=np.float64)
+                for name in ("v", "W1", "b", "w2", "a", "u", "c")
+            }
         except KeyError as exc:
             raise ScorerFileError(f"mf: tensor {exc.args[0]!r} is missing") from None
         rows = [list(models).index(tier) for tier in tiers]
@@ -56,7 +59,8 @@ class MatrixFactorisation:
         """s(m, q) for N query vectors (N, d): shape (N, tiers)."""
         if vectors.shape[1] != self.probes.shape[1]:
             raise ScorerFileError(
-                f"mf was fitted on vectors of {self.probes.shape[1]} dimensions, the encoder gives {vectors.shape[1]}"
+                f"mf was fitted on vectors of {self.probes.shape[1]} dimensions, "
+                f"the encoder gives {vectors.shape[1]}"
             )
         return vectors @ self.probes.T + self.intercepts
 

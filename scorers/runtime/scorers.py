@@ -67,7 +67,8 @@ class BundleScorers:
         return PromptScores(gain, chances[:, 0], chances[:, -1], difficulty)
 
     def score_answers(self, pairs: Sequence[tuple[str, AnswerLike]]) -> np.ndarray:
-        """Raw P(adequate) of each answer, shape (N,). Raises `ScoringFailed` in a bundle without evaluator."""
+        """Raw P(adequate) of each answer, shape (N,). Raises `ScoringFailed` in a bundle without
+        evaluator."""
         if self.evaluator is None:
             raise ScoringFailed("this bundle has no evaluator: it was fitted on a table without answers")
         session, head = self.evaluator
@@ -202,7 +203,7 @@ def _entry(scorers: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return _field(scorers, "scorers", name)
 
 
-def _field(mapping: Mapping[str, Any], where: str, key: str) -> Any:  # noqa: ANN401 - JSON
+def _field(mapping: Mapping[str, Any], where: str, key: str) -> Any:
     if not isinstance(mapping, Mapping) or mapping.get(key) is None:
         raise ScorerFileError(f"manifest field {where}.{key} is missing")
     return mapping[key]

@@ -53,7 +53,8 @@ class EncoderSession:
         weights_path: Path | None = None,
         int8: bool = False,
     ) -> None:
-        """`weights_path` replaces the folder's weights (a fully fine-tuned encoder); `threads` None: ORT's choice.
+        """`weights_path` replaces the folder's weights (a fully fine-tuned encoder); `threads` None: ORT's
+        choice.
 
         Raises `EncoderError` when the weights do not make a graph.
         """

@@ -78,7 +78,9 @@ class TextEncoder(nn.Module):
                 # The scale goes into `up`, so a file needs no second number to be read right.
                 tensors[f"adapter.{name}.up"] = _half(adapter.up * adapter.scale)
             return tensors, None
-        weights = {name: _half(value) for name, value in self.model.state_dict().items() if value.is_floating_point()}
+        weights = {
+            name: _half(value) for name, value in self.model.state_dict().items() if value.is_floating_point()
+        }
         return {}, weights
 
     def _unfreeze(self, last_layers: int) -> None:
@@ -100,13 +102,17 @@ def _half(value: torch.Tensor) -> np.ndarray:
 
 
 def _load(folder: EncoderFolder) -> nn.Module:
-    was_shown = transformers_logging.is_progress_bar_enabled()
+    was_shown, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()  # it would report the pooling layer that nobody asked for
     try:
-        model: nn.Module = AutoModel.from_pretrained(folder.path, dtype=torch.float32, add_pooling_layer=False)
+        model: nn.Module = AutoModel.from_pretrained(
+            folder.path, dtype=torch.float32, add_pooling_layer=False
+        )
     except (OSError, ValueError, TypeError) as exc:
         raise EncoderError(f"encoder {folder.name!r} at {folder.path} cannot be loaded: {exc}") from exc
     finally:
+        transformers_logging.set_verbosity(level)
         if was_shown:
             transformers_logging.enable_progress_bar()
     return model
@@ -118,4 +124,6 @@ def _trained_layers(tuning: str, n_layers: int) -> int:
     kind, _, count = tuning.partition("-")
     if kind == "top" and count.isdigit() and 1 <= int(count) <= n_layers:
         return int(count)
-    raise EncoderError(f"tuning {tuning!r} is unknown; there are: {', '.join(TUNINGS)} (K from 1 to {n_layers})")
+    raise EncoderError(
+        f"tuning {tuning!r} is unknown; there are: {', '.join(TUNINGS)} (K from 1 to {n_layers})"
+    )

@@ -9,7 +9,8 @@ Additive fusion: the halves meet only in the last layer. In training each half i
 silencing the features; on new prompts those carry over best. The log-probability block is dropped too,
 since many backends give none.
 
-`outputs=1` is a scalar head with binary cross-entropy, `outputs=2` a softmax over (inadequate, adequate); their
+`outputs=1` is a scalar head with binary cross-entropy, `outputs=2` a softmax over (inadequate, adequate);
+their
 log-odds are the same kind of number and serving treats them alike. Outputs are raw: calibration is a later
 stage, fitted on prompts that this model has not seen.
 """
@@ -56,7 +57,8 @@ class Evaluator(nn.Module):
         self.register_buffer("scale", torch.ones(N_FEATURES))
 
     def fit_standardiser(self, features: np.ndarray) -> None:
-        """Centre and scale by the training rows (N, N_FEATURES), log-probabilities by the rows that have them."""
+        """Centre and scale by the training rows (N, N_FEATURES), log-probabilities by the rows that have
+        them."""
         center, scale = features.mean(0), features.std(0)
         present = features[features[:, LOGPROB_BLOCK.start] < 0.5]
         if len(present):

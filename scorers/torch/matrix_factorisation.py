@@ -71,12 +71,14 @@ class MatrixFactorisation(nn.Module):
         return product + self.a(model)[:, 0] + self.u(x)[:, 0]
 
     def penalty(self) -> torch.Tensor:
-        """Sum of squares of what must stay small: the projection, the shared probe and the models' vectors."""
+        """Sum of squares of what must stay small: the projection, the shared probe and the models'
+        vectors."""
         parts = (self.W1.weight, self.u.weight, self.v.weight)
         return torch.stack([(p**2).sum() for p in parts]).sum()
 
     def export(self) -> dict[str, np.ndarray]:
-        """Tensors as the bundle holds them, float32: v (M, k), W1 (k, d), b (k,), w2 (k,), a (M,), u (d,), c ()."""
+        """Tensors as the bundle holds them, float32: v (M, k), W1 (k, d), b (k,), w2 (k,), a (M,), u
+        (d,), c ()."""
         bias = self.W1.bias if self.W1.bias is not None else torch.zeros_like(self.w2)
         tensors = {
             "v": self.v.weight,

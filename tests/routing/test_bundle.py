@@ -93,7 +93,9 @@ def test_manifest_that_is_not_json(bundle: Bundle) -> None:
 
 
 def test_rewrite_keeps_adds_and_replaces_in_one_step(bundle: Bundle) -> None:
-    after = rewrite_bundle(bundle, {"policy.json": b"{}", "mf.safetensors": b"new"}, {"seed": 1}, remove=["splits.json"])
+    after = rewrite_bundle(
+        bundle, {"policy.json": b"{}", "mf.safetensors": b"new"}, {"seed": 1}, remove=["splits.json"]
+    )
     assert sorted(after.manifest["files"]) == ["mf.safetensors", "policy.json"]
     assert (after.path / "mf.safetensors").read_bytes() == b"new"
     assert after.version != bundle.version

@@ -50,7 +50,8 @@ def test_refusal_is_the_answer() -> None:
 
 @pytest.mark.parametrize(
     "messages",
-    [None, [], [None], [{}], [{"role": None, "content": None}], [{"role": "user"}], [{"role": 3, "content": 4}],
+    [None, [], [None], [{}], [{"role": None, "content": None}], [{"role": "user"}], [{"role": 3, "content":
+    4}],
      [{"role": "user", "content": [None, 3, {}]}], [{"role": "assistant", "tool_calls": [None, {}, "x"]}]],
 )  # fmt: skip
 def test_nothing_raises(messages: list) -> None:

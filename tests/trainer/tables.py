@@ -1,4 +1,5 @@
-"""Small example tables for tests: prompts whose adequacy a scorer can learn from text, features or logprobs."""
+"""Small example tables for tests: prompts whose adequacy a scorer can learn from text, features or
+logprobs."""
 
 from __future__ import annotations
 
@@ -12,13 +13,20 @@ WEAK, STRONG = "tiny-weak", "tiny-strong"
 
 
 def example_rows(n_prompts: int, seed: int = 0, logprobs: bool = True) -> list[dict[str, Any]]:
-    """Sums; the weak model errs on large numbers, says so in its log-probabilities, and shows a wrong equation."""
+    """Sums; the weak model errs on large numbers, says so in its log-probabilities, and shows a wrong
+    equation."""
     random = np.random.default_rng(seed)
     rows: list[dict[str, Any]] = []
     for number in range(n_prompts):
         hard = bool(random.random() < 0.5)
-        a, b = (int(x) for x in random.integers(100, 999, 2)) if hard else (int(x) for x in random.integers(1, 9, 2))
-        prompt = f"Question {seed}-{number}: what is {a} plus {b}?" + (" Think of the carries." if hard else "")
+        a, b = (
+            (int(x) for x in random.integers(100, 999, 2))
+            if hard
+            else (int(x) for x in random.integers(1, 9, 2))
+        )
+        prompt = f"Question {seed}-{number}: what is {a} plus {b}?" + (
+            " Think of the carries." if hard else ""
+        )
         weak_right = bool(random.random() < (0.2 if hard else 0.9))
         for model, right in ((WEAK, weak_right), (STRONG, bool(random.random() < 0.95))):
             answer = a + b + (0 if right else 7)

@@ -1,0 +1,171 @@
+"""The loop, the data set, the budget and the embedding cache, each by itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from scorers.tokenizer import TokenIds
+from trainer.budget import plan_run
+from trainer.dataset import LengthBucketSampler, TokenRows
+from trainer.embeddings import CachedEmbedder
+from trainer.fit_mf import Outcomes, fit_mf
+from trainer.loop import LoopSettings, train
+
+
+class Line(nn.Module):
+    """y = w x, from w = 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(1, 1, bias=False)
+        nn.init.zeros_(self.head.weight)
+
+
+BATCHES = [torch.tensor([[1.0], [2.0]]) for _ in range(20)]
+
+
+def fit_line(model: Line, **settings: object) -> object:
+    def loss_of(x: torch.Tensor) -> torch.Tensor:
+        return ((model.head(x) - 3 * x) ** 2).mean()
+
+    chosen = LoopSettings(head_lr=0.1, weight_decay=0.0, **settings)  # type: ignore[arg-type]
+    return train(model, BATCHES, loss_of, lambda: float(loss_of(BATCHES[0])), chosen)
+
+
+def test_the_loop_learns_and_ends_in_its_best_state() -> None:
+    model = Line()
+    log = fit_line(model, max_epochs=10, patience=99)
+    assert log.best == min(log.validation) < 0.05
+    assert abs(model.head.weight.item() - 3) < 0.2
+    assert not model.training
+
+
+def test_patience_ends_a_run_and_brings_the_best_back() -> None:
+    model = Line()
+    scores = iter([1.0, 0.5, 0.9, 0.8, 0.7, 0.6])
+    log = train(
+        model, BATCHES, lambda x: ((model.head(x) - 3 * x) ** 2).mean(), lambda: next(scores),
+        LoopSettings(max_epochs=5, patience=2, head_lr=0.1),
+    )  # fmt: skip
+    assert log.stopped_by == "patience"
+    assert (log.best, log.best_step, log.steps) == (0.5, 20, 60)
+
+
+def test_deadline_ends_a_run_early_and_says_so() -> None:
+    model = Line()
+    log = train(
+        model, BATCHES, lambda x: ((model.head(x) - 3 * x) ** 2).mean(), lambda: 1.0,
+        LoopSettings(max_epochs=50), deadline_s=time.monotonic() - 1,
+    )  # fmt: skip
+    assert (log.steps, log.stopped_by) == (1, "deadline")
+
+
+def test_ctrl_c_passes_through() -> None:
+    def interrupt(stage: str, done: int, total: int, detail: str = "") -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    model = Line()
+    with pytest.raises(KeyboardInterrupt):
+        train(model, BATCHES, lambda x: model.head(x).mean(), lambda: 1.0, LoopSettings(), progress=interrupt)
+
+
+def test_buckets_are_random_reproducible_and_of_like_length() -> None:
+    lengths = np.random.default_rng(0).integers(5, 200, 400)
+    first, again = (list(LengthBucketSampler(lengths, 16, seed=1)) for _ in range(2))
+    assert first == again
+    assert sorted(row for batch in first for row in batch) == list(range(400))
+    sampler = LengthBucketSampler(lengths, 16, seed=1)
+    assert list(sampler) != list(sampler)  # another order each epoch
+    padded = sum(len(batch) * max(lengths[batch]) for batch in first)
+    assert padded < 1.25 * lengths.sum()
+
+
+def token_rows(n: int, length: int) -> TokenRows:
+    ids = np.zeros(length, dtype=np.int64)
+    return TokenRows([TokenIds(ids, ids)] * n, np.zeros((n, 1)))
+
+
+def test_budget_gives_epochs_then_samples_rows_by_seed() -> None:
+    generous = plan_run(token_rows(100, 50), 10_000_000, minutes=30, max_epochs=3, seed=0)
+    assert (len(generous.rows), generous.epochs) == (100, 3)
+    tight = plan_run(token_rows(4000, 100), 10_000_000, minutes=2, max_epochs=3, seed=0)
+    assert tight.epochs == 1
+    assert 100 < len(tight.rows) < 2000
+    assert tight.to_dict()["rows_of"] == 4000
+    again = plan_run(token_rows(4000, 100), 10_000_000, minutes=2, max_epochs=3, seed=0)
+    np.testing.assert_array_equal(tight.rows, again.rows)
+
+
+class CountingEmbedder:
+    """A text's length and its first letter, and which texts were asked for."""
+
+    dimension = 2
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.fail_after = 10**9
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        if len(self.asked) + len(texts) > self.fail_after:
+            raise ConnectionError("gone")
+        self.asked.extend(texts)
+        return np.array([[len(t), ord(t[0])] for t in texts], dtype=np.float32)
+
+
+def test_a_text_is_embedded_once_whatever_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.embeddings.BATCH_ROWS", 2)
+    embedder = CountingEmbedder()
+    embedder.fail_after = 4
+    texts = ["a", "bb", "ccc", "dddd", "eeeee", "a"]
+    with pytest.raises(ConnectionError):
+        CachedEmbedder(embedder, tmp_path, "enc/1").embed(texts)
+    embedder.fail_after = 10**9
+    vectors = CachedEmbedder(embedder, tmp_path, "enc/1").embed(texts)
+    assert embedder.asked == ["a", "bb", "ccc", "dddd", "eeeee"]
+    assert vectors[:, 0].tolist() == [1, 2, 3, 4, 5, 1]
+    CachedEmbedder(embedder, tmp_path, "enc/2").embed(["a"])
+    assert embedder.asked[-1] == "a"  # another encoder, another cache
+
+
+def test_a_vector_without_its_key_is_overwritten(tmp_path: Path) -> None:
+    embedder = CountingEmbedder()
+    CachedEmbedder(embedder, tmp_path, "e").embed(["a", "bb"])
+    (keys,) = tmp_path.glob("*/keys.txt")
+    keys.write_text(keys.read_text()[:80])  # killed in the middle of the second key
+    vectors = CachedEmbedder(embedder, tmp_path, "e").embed(["ccc", "bb", "a"])
+    assert vectors[:, 0].tolist() == [3, 2, 1]
+    assert embedder.asked == ["a", "bb", "bb", "ccc"]
+
+
+@pytest.mark.parametrize("form", ["correctness", "pairwise"])
+def test_mf_finds_who_is_good_at_what(form: str) -> None:
+    random = np.random.default_rng(0)
+    vectors = random.normal(size=(300, 16)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    hard = vectors[:, 0] > 0
+    quality = np.stack([~hard, np.ones(300, bool)], axis=1).astype(
+        float
+    )  # weak fails on the hard, strong never
+
+    def outcomes(rows: np.ndarray) -> Outcomes:
+        return Outcomes(np.repeat(rows, 2), np.tile([0, 1], len(rows)), quality[rows].ravel())
+
+    if form == "pairwise":  # someone must win on easy prompts too
+        quality[~hard] = [1.0, 0.0]
+    fitted = fit_mf(
+        vectors, outcomes(np.arange(200)), outcomes(np.arange(200, 250)), ["w", "s"], (0, 1), form
+    )
+    test = torch.from_numpy(vectors[250:])
+    with torch.no_grad():
+        weak, strong = (fitted.model(torch.full((50,), m), test).numpy() for m in (0, 1))
+    ranked = strong - weak
+    assert ranked[hard[250:]].mean() > ranked[~hard[250:]].mean() + 1
+    assert ((ranked > np.median(ranked)) == hard[250:]).mean() > 0.8
