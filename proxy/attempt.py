@@ -8,7 +8,6 @@ of the backend and the client did not (log-probabilities, the usage chunk) is no
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,7 @@ import orjson
 
 from proxy.call import Call
 from proxy.completion import StreamReader, Usage, check_choices, read_answers, read_json, read_usage
-from proxy.sse import DONE, EventSplitter, EventTooLarge, event_data
+from proxy.sse import EventSplitter, EventTooLarge, event_data
 from proxy.wire_error import error_code
 from routing.cascade import Standing
 from routing.errors import BackendBroken, BackendError
@@ -25,10 +24,6 @@ from routing.protocols import Answer, Backend, BackendReply, BackendRequest
 from routing.tier import Tier
 
 _CLIENT_ERRORS = frozenset({400, 413, 422})
-_TAIL_BYTES = 4096
-_USAGE = re.compile(rb'"usage" ?: ?(\{(?:[^{}]|\{[^{}]*\})*\})')
-_FINISHED = re.compile(rb'"finish_reason" ?: ?"')
-_ERROR_EVENT = re.compile(rb'(?:\A|\n)data: ?\{"error"')  # quotes inside JSON text would be escaped
 _END_S = 0.2  # how long the end of a reply may take after its [DONE]; then its connection is given up
 _WINDOW_WORDS = ("context_length_exceeded", "maximum context length", "context window", "max_model_len")
 
@@ -108,41 +103,6 @@ class TierAttempt:
             return self.reader.usage
         return Usage(0, self.reader.pieces)
 
-    async def raw_relay(self) -> AsyncIterator[bytes]:
-        """A pinned stream as it came; only what the backend left out at its end is mended.
-
-        Nothing is given before the first event is known to be a chunk. An error event is passed on and ends
-        the stream, with `standing` `failed`. Raises `BackendBroken` when there is no chunk at all, and when
-        the stream ends without a finish reason.
-        """
-        tail, first = b"", b""
-        splitter: EventSplitter | None = EventSplitter()
-        async for piece in self._stream():
-            self.reader.pieces += piece.count(b"data:")
-            if splitter is not None:
-                first += piece
-                if not self._begins_well(splitter, piece):
-                    continue
-                piece, splitter = first, None
-            tail = (tail + piece)[-_TAIL_BYTES:]
-            yield piece
-            if _ERROR_EVENT.search(piece):
-                self.standing = "failed"
-                return
-            if tail.endswith(DONE):
-                await self.finish()
-                break
-        self.done = True
-        if splitter is not None:
-            raise BackendBroken("the stream ended before any content")
-        for usage in _USAGE.findall(tail):
-            self.reader.usage = read_usage({"usage": decode_event(usage)})
-        if b"[DONE]" in tail:
-            return
-        if not _FINISHED.search(tail):
-            raise BackendBroken("the stream ended before its finish reason")
-        yield DONE if tail.endswith(b"\n\n") else b"\n\n" + DONE
-
     async def raw_pieces(self) -> AsyncIterator[bytes]:
         """The rest of the stream's bytes, for a relay that has taken over `events`."""
         async for piece in self._stream():
@@ -154,20 +114,6 @@ class TierAttempt:
 
     async def close(self) -> None:
         await self._reply.close()
-
-    def _begins_well(self, splitter: EventSplitter, piece: bytes) -> bool:
-        """Whether the first event is there. Raises `BackendBroken` when it is an error or no chunk."""
-        try:
-            events = [event_data(event) for event in splitter.feed(piece)]
-        except EventTooLarge as error:
-            raise BackendBroken(str(error)) from error
-        data = next((data for data in events if data), None)
-        if data is None:
-            return False
-        if data == b"[DONE]":
-            raise BackendBroken("the stream ended before any content")
-        StreamReader(self.call.api).add(decode_event(data))
-        return True
 
     async def finish(self) -> None:
         """Read what follows the last event, so that the connection can be used again."""

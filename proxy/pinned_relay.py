@@ -1,0 +1,107 @@
+"""A pinned stream on its way to the client: the backend's bytes, unchanged.
+
+Two things are still looked after. Nothing goes out before the first event is known to be a chunk, so that an
+error or an empty stream is a real error status; and only whole events go out, so that an error event of ours
+never follows half of another. What the backend left out at its end (`[DONE]`, a blank line) is mended.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+
+from proxy.attempt import TierAttempt, decode_event
+from proxy.completion import StreamReader, read_usage
+from proxy.sse import DONE, MAX_EVENT_BYTES, EventSplitter, event_data
+from routing.errors import BackendBroken
+
+_TAIL_BYTES = 4096
+_USAGE = re.compile(rb'"usage" ?: ?(\{(?:[^{}]|\{[^{}]*\})*\})')
+_FINISHED = re.compile(rb'"finish_reason" ?: ?"')
+_ERROR_EVENT = re.compile(rb'(?:\A|\n)data: ?\{"error"')  # quotes inside JSON text would be escaped
+
+
+class PinnedRelay:
+    """The bytes of one pinned stream."""
+
+    def __init__(self, attempt: TierAttempt) -> None:
+        self._attempt = attempt
+        self._held = b""  # not yet a whole event, or not yet a chunk
+        self._tail = b""  # the last bytes given
+        self._begun = False
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """Whole events as they came. A backend's error event ends the stream, with `standing` `failed`.
+
+        Raises `BackendBroken` when there is no chunk at all, and when there is no finish reason at the end.
+        """
+        attempt = self._attempt
+        async for piece in attempt.raw_pieces():
+            events = self._take(piece)
+            if not events:
+                continue
+            yield events
+            if _ERROR_EVENT.search(events):
+                attempt.standing = "failed"
+                return
+            if self._tail.endswith(DONE):
+                await attempt.finish()
+                break
+        if last := self._take_last():
+            yield last
+        attempt.done = True
+        if not self._begun:
+            raise BackendBroken("the stream ended before any content")
+        for usage in _USAGE.findall(self._tail):
+            attempt.reader.usage = read_usage({"usage": decode_event(usage)})
+        if b"[DONE]" in self._tail:
+            return
+        if not _FINISHED.search(self._tail):
+            raise BackendBroken("the stream ended before its finish reason")
+        yield DONE
+
+    def _take(self, piece: bytes) -> bytes:
+        """The whole events there are now; b'' for none."""
+        held = self._held + piece
+        whole = _whole_events(held)
+        if not whole or not (self._begun or self._begins(held[:whole])):
+            if len(held) > MAX_EVENT_BYTES:
+                raise BackendBroken(f"an event is longer than {MAX_EVENT_BYTES} bytes")
+            self._held = held
+            return b""
+        events, self._held = held[:whole], held[whole:]
+        self._attempt.reader.pieces += events.count(b"data:")
+        self._tail = (self._tail + events)[-_TAIL_BYTES:]
+        return events
+
+    def _take_last(self) -> bytes:
+        """A last event that lacks its blank line. Raises `BackendBroken` for half of one."""
+        rest, self._held = self._held.strip(b"\r\n"), b""
+        if not rest:
+            return b""
+        rest += b"\n\n"
+        data = event_data(rest)
+        if data and data != b"[DONE]":
+            decode_event(data)
+        if not self._begun and not self._begins(rest):
+            return b""
+        self._tail += rest
+        return rest
+
+    def _begins(self, events: bytes) -> bool:
+        """Whether the first chunk is there. Raises `BackendBroken` for an error or for no chunk."""
+        found = (event_data(event) for event in EventSplitter().feed(events))
+        data = next((data for data in found if data), None)
+        if data is None:
+            return False
+        if data == b"[DONE]":
+            raise BackendBroken("the stream ended before any content")
+        StreamReader(self._attempt.call.api).add(decode_event(data))
+        self._begun = True
+        return True
+
+
+def _whole_events(data: bytes) -> int:
+    """How many bytes of `data` are whole events."""
+    lf, crlf = data.rfind(b"\n\n"), data.rfind(b"\r\n\r\n")
+    return 0 if lf < 0 and crlf < 0 else max(lf + 2, crlf + 4)
