@@ -201,7 +201,9 @@ def _site_packages_mb(core: Path) -> float:
 
 
 def _belongs(path: Path) -> bool:
-    return path.is_file() and "__pycache__" not in path.parts and not path.name.startswith(".")
+    """Code and data; not caches, and not the lab books that lie beside the code."""
+    hidden = path.name.startswith(".") or "__pycache__" in path.parts
+    return path.is_file() and not hidden and path.suffix != ".md"
 
 
 def _outside() -> dict[str, str]:
