@@ -102,8 +102,8 @@ def parse_call(api: Api, body: bytes, max_messages: int) -> Call:
     for name in _OBJECTS:
         check_type(fields, name, (dict,), "an object")
     call = Call(api, body, fields, model, stream=fields.get("stream") == b"true")
-    if call.choices < 1:
-        raise ApiError(400, f"'n' must be at least 1, got {call.choices}.", param="n")
+    if (count := call.value("n")) is not None and count < 1:
+        raise ApiError(400, f"'n' must be at least 1, got {count}.", param="n")
     options = call.value("upshift")
     if options is not None:
         if not isinstance(options, dict):

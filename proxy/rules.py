@@ -30,7 +30,8 @@ def needed_capabilities(call: Call) -> frozenset[str]:
     for message in call.messages:
         content = message.get("content")
         if isinstance(content, list):
-            kinds = {part.get("type") for part in content if isinstance(part, dict)}
+            types = (part.get("type") for part in content if isinstance(part, dict))
+            kinds = {kind for kind in types if isinstance(kind, str)}
             if kinds & _IMAGE_PARTS:
                 needed.add("images")
             if kinds & _AUDIO_PARTS:
