@@ -29,7 +29,7 @@ BUNDLE = Path(__file__).parent / "bundle"
 _CONTEXT_TOKENS = 512
 
 
-def demo_settings(port: int) -> Settings:
+def demo_settings(port: int, bundle: Path) -> Settings:
     """The two embedded tiers at their stated prices."""
     prices = read_prices()
     tiers = [
@@ -44,14 +44,14 @@ def demo_settings(port: int) -> Settings:
         }
         for name, model in (("weak", WEAK_ID), ("strong", STRONG_ID))
     ]
-    return parse_settings({"tiers": tiers, "bundle": str(BUNDLE), "server": {"port": port}}, "demo")
+    return parse_settings({"tiers": tiers, "bundle": str(bundle), "server": {"port": port}}, "demo")
 
 
-async def run(port: int, once: bool, prompts: int) -> int:
+async def run(port: int, once: bool, prompts: int, bundle: Path = BUNDLE) -> int:
     """Serve, take the tour, and stay until interrupted unless `once`. Returns the exit status."""
-    settings = demo_settings(port)
+    settings = demo_settings(port, bundle)
     backends = [InProcessBackend.from_folder(FOLDERS[model], model) for model in (WEAK_ID, STRONG_ID)]
-    app = create_app(settings, backends, load_bundle(BUNDLE, RoutingSettings(explore_share=0.0)))
+    app = create_app(settings, backends, load_bundle(bundle, RoutingSettings(explore_share=0.0)))
     server = uvicorn.Server(
         uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning", access_log=False, ws="none")
     )
@@ -92,10 +92,11 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=8000, help="0 takes any free port")
     parser.add_argument("--once", action="store_true", help="exit after the table")
     parser.add_argument("--prompts", type=int, default=400, help="held-out prompts of the tour")
+    parser.add_argument("--bundle", type=Path, default=BUNDLE, help="another bundle for the same pair")
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     try:
-        return asyncio.run(run(options.port, options.once, options.prompts))
+        return asyncio.run(run(options.port, options.once, options.prompts, options.bundle))
     except UpshiftError as error:
         sys.stderr.write(f"demo: {error}\n")
         return 1
