@@ -51,6 +51,7 @@ class TierAttempt:
         self.events: list[bytes] = []  # read, not yet sent
         self.reader = StreamReader(call.api)
         self.done = False  # the stream's [DONE] or the end of the connection was reached
+        self.ended_well = False  # a stream that was not read but passed on came to its proper end
         self._reply = reply
         self._splitter = EventSplitter()
         self._pieces: AsyncIterator[bytes] | None = None
@@ -93,6 +94,11 @@ class TierAttempt:
             return read_answers(self.data, self.call.api)
         except (AttributeError, TypeError, ValueError) as error:
             raise BackendBroken("the answer is not of the shape of a completion") from error
+
+    @property
+    def whole(self) -> bool:
+        """Whether the answer has come to its end."""
+        return self.reader.finished or self.ended_well if self.call.stream else self.data is not None
 
     @property
     def usage(self) -> Usage:

@@ -34,8 +34,8 @@ from proxy.keepalive import COMMENT, with_signs_of_life
 from proxy.metrics import Metrics
 from proxy.models import ModelNames, Pinned, Routed
 from proxy.pinned_relay import PinnedRelay
-from proxy.record import Record
-from proxy.recorder import Recorder
+from proxy.record import Record, TierUse
+from proxy.recorder import Recorder, failure_outcome
 from proxy.relay import StreamRelay, plain_body
 from proxy.rules import allowed_tiers
 from proxy.scoring import Scorers
@@ -197,8 +197,8 @@ class Gateway:
         call, record, tier = request.call, request.record, self.ladder[target.tier]
         record.strategy = "pinned"
         route = record.route = Route(target.tier, "pinned", "pinned", "pinned")
-        self.recorder.begin(record, target.tier)
-        attempt = await self._begin_pinned(request, target.tier)
+        use = self.recorder.begin(record, target.tier)
+        attempt = await self._begin_pinned(request, target.tier, use)
         request.headers += decision_headers(route, tier.name, tier.model)
         try:
             if attempt.status >= 400:
@@ -222,10 +222,11 @@ class Gateway:
             await attempt.close()
             self.recorder.settle(record, attempt, served=True)
 
-    async def _begin_pinned(self, request: Request, tier: int) -> TierAttempt:
+    async def _begin_pinned(self, request: Request, tier: int, use: TierUse) -> TierAttempt:
         try:
             return await self._begin(request, tier, judged=False, pinned=True)
         except BackendError as error:
+            self.recorder.end(use, failure_outcome(error))
             raise from_backend_error(error, self.ladder[tier].name) from error
 
     async def _routed(self, request: Request, target: Routed) -> None:
@@ -240,8 +241,8 @@ class Gateway:
             use = self.recorder.begin(record, tier)
             try:
                 attempt = await self._begin(request, tier, judged=judged)
-            except BackendError:
-                self.recorder.end(use, "error")
+            except BackendError as error:
+                self.recorder.end(use, failure_outcome(error))
                 raise
             if attempt.standing != "ok":
                 self.recorder.end(use, "error")

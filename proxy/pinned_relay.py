@@ -49,16 +49,16 @@ class PinnedRelay:
                 break
         if last := self._take_last():
             yield last
-        attempt.done = True
         if not self._begun:
             raise BackendBroken("the stream ended before any content")
         for usage in _USAGE.findall(self._tail):
             attempt.reader.usage = read_usage({"usage": decode_event(usage)})
-        if b"[DONE]" in self._tail:
-            return
-        if not _FINISHED.search(self._tail):
+        ended = b"[DONE]" in self._tail
+        if not ended and not _FINISHED.search(self._tail):
             raise BackendBroken("the stream ended before its finish reason")
-        yield DONE
+        attempt.done = attempt.ended_well = True
+        if not ended:
+            yield DONE
 
     def _take(self, piece: bytes) -> bytes:
         """The whole events there are now; b'' for none."""

@@ -8,9 +8,17 @@ from proxy.attempt import TierAttempt
 from proxy.completion import Usage
 from proxy.metrics import Metrics
 from proxy.record import Record, TierUse
+from routing.errors import BackendError, BackendTimeout, BackendUnavailable
 from routing.protocols import DecisionLog
 from routing.tier import Ladder, Tier
 from scorers.text import prompt_id
+
+
+def failure_outcome(error: BackendError) -> str:
+    """What a call that gave no reply counts as."""
+    if isinstance(error, BackendTimeout):
+        return "timeout"
+    return "unavailable" if isinstance(error, BackendUnavailable) else "error"
 
 
 class Recorder:
@@ -36,7 +44,7 @@ class Recorder:
 
     def end(self, use: TierUse, outcome: str, usage: Usage | None = None, tier: Tier | None = None) -> None:
         """It has ended; tokens are priced where they are known."""
-        if use.outcome == "pending":
+        if use.outcome == "pending" and outcome != "pending":
             use.outcome = outcome
             use.seconds = time.perf_counter() - use.seconds
         if usage is not None and tier is not None:
@@ -48,7 +56,8 @@ class Recorder:
         for use in record.uses:
             if use.tier == attempt.tier:
                 broken = attempt.standing != "ok"
-                self.end(use, "error" if broken else "ok", attempt.usage, self._ladder[attempt.tier])
+                outcome = "error" if broken else "ok" if attempt.whole else "pending"
+                self.end(use, outcome, attempt.usage, self._ladder[attempt.tier])
                 use.served = served and not broken
         if served and self._store_text and (answers := attempt.answers()):
             record.answer = answers[0].text

@@ -150,6 +150,10 @@ async def run_cell(case: Case, where: str, stream: bool, ready: asyncio.Barrier)
         assert seen.seconds < total_s + SLACK_S, f"took {seen.seconds:.2f} s"
         check_seen(case, where, stream, seen, proxy)
         check_attempts(case, bad, upstreams)
+        if (case.streamed if stream else case.plain) != 200 and not (case.pinned_unseen and pinned):
+            for name in bad:
+                assert proxy.count("upshift_backend_requests_total", tier=name, outcome="ok") == 0
+                assert proxy.count("upshift_backend_requests_total", tier=name) == 1
         await check_connections(upstreams)
 
 

@@ -1,0 +1,225 @@
+"""Clients that leave, read slowly, or come all at once; scorers that fail; limits across two tiers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests import chaos_faults as faults
+from tests.chaos_upstream import DONE, ChaosUpstream, Exchange, healthy
+from tests.proxy.live_proxy import FixedScorers, LiveProxy, live_proxy, make_settings
+
+GONE_S = 0.1
+
+
+@contextlib.asynccontextmanager
+async def pair(
+    score: float = 1.0, **sections
+) -> AsyncIterator[tuple[ChaosUpstream, ChaosUpstream, LiveProxy]]:
+    """Two backends and the proxy in front of them."""
+    async with (
+        ChaosUpstream("weak-model", "weak words") as weak,
+        ChaosUpstream("strong-model", "strong") as strong,
+    ):
+        tiers = [
+            {"name": one.model.split("-")[0], "url": one.url, "model": one.model} for one in (weak, strong)
+        ]
+        async with live_proxy(make_settings(tiers, **sections), FixedScorers(score)) as proxy:
+            yield weak, strong, proxy
+
+
+async def connect(
+    proxy: LiveProxy, stream: bool, model: str
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A request on a bare socket."""
+    host, port = proxy.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    body = {"model": model, "stream": stream, "messages": [{"role": "user", "content": "hello"}]}
+    writer.write(request_bytes(json.dumps(body).encode()))
+    await writer.drain()
+    return reader, writer
+
+
+def request_bytes(body: bytes) -> bytes:
+    head = (
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+async def until(condition, within_s: float = 5.0) -> float:
+    """Seconds until it holds."""
+    started = time.monotonic()
+    while not condition():
+        assert time.monotonic() - started < within_s, "it did not happen"
+        await asyncio.sleep(0.002)
+    return time.monotonic() - started
+
+
+@pytest.mark.parametrize("model", ["upshift", "weak"])
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("fault", [faults.hang, faults.slow_first_token, faults.stalls])
+async def test_a_client_that_leaves_frees_its_backend(model, stream, fault):
+    """Before the reply, before the first byte of it, and in the middle."""
+    async with pair() as (weak, _, proxy):
+        weak.fault = fault
+        reader, writer = await connect(proxy, stream, model)
+        await until(lambda: weak.busy == 1)
+        if stream and model == "weak" and fault is faults.stalls:
+            await reader.readuntil(b"data: ")  # the answer has begun
+        else:
+            await asyncio.sleep(0.03)
+        writer.transport.abort()
+        assert await until(lambda: weak.busy == 0) < GONE_S + 0.05
+        await proxy.settled()
+        assert proxy.outcomes() == {"cancelled": 1}
+        assert proxy.count("upshift_backend_requests_total", tier="weak", outcome="cancelled") == 1
+
+
+async def test_a_client_that_leaves_inside_its_request_reaches_no_backend():
+    async with pair() as (weak, strong, proxy):
+        host, port = proxy.url.removeprefix("http://").split(":")
+        _, writer = await asyncio.open_connection(host, int(port))
+        writer.write(request_bytes(b'{"model": "upshift"' + b" " * 100)[:-50])
+        await writer.drain()
+        await asyncio.sleep(0.05)
+        writer.transport.abort()
+        await until(lambda: proxy.outcomes() == {"cancelled": 1})
+        assert weak.requests == strong.requests == 0
+        await proxy.settled()
+
+
+async def test_a_client_that_stops_inside_its_request_is_cut_off():
+    async with pair(server={"client_read_timeout_s": 0.3}) as (weak, _, proxy):
+        host, port = proxy.url.removeprefix("http://").split(":")
+        for part in (b"POST /v1/chat/comp", request_bytes(b"{" + b" " * 100)[:-50]):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(part)
+            started = time.monotonic()
+            with contextlib.suppress(ConnectionResetError):
+                assert await reader.read() == b""
+            assert 0.2 < time.monotonic() - started < 1.3
+            writer.close()
+        assert weak.requests == 0
+        await proxy.settled()
+
+
+async def test_a_client_that_reads_nothing_does_not_hold_its_backend():
+    async def endless(exchange: Exchange) -> None:
+        await exchange.head()
+        while True:
+            await exchange.chunk(exchange.event({"content": "x" * 4000}))
+
+    async with pair(server={"client_write_timeout_s": 0.5, "max_answer_bytes": 0}) as (weak, _, proxy):
+        weak.fault = endless
+        _, writer = await connect(proxy, True, "weak")
+        writer.transport.pause_reading()
+        await until(lambda: weak.busy == 1)
+        await until(lambda: weak.busy == 0, within_s=8.0)
+        await proxy.settled()
+        assert proxy.outcomes() == {"cancelled": 1}
+        writer.transport.abort()
+
+
+async def test_what_does_not_fit_is_shed_at_once():
+    limits = {"max_in_flight_requests": 2, "max_queued_requests": 3, "shed_retry_after_s": 7}
+
+    async def slow(exchange: Exchange) -> None:
+        await asyncio.sleep(0.5)
+        await healthy(exchange)
+
+    async with pair(server=limits) as (weak, _, proxy):
+        weak.fault = slow
+        results = await asyncio.gather(*(proxy.ask("weak") for _ in range(20)))
+        shed = [seen for seen in results if seen.status == 503]
+        assert len(shed) == 15
+        assert weak.requests == 5
+        for seen in shed:
+            assert seen.headers["retry-after"] == "7"
+            assert seen.headers["x-should-retry"] == "true"
+            assert seen.data["error"]["code"] == "overloaded"
+            assert seen.seconds < 0.5
+        await proxy.settled()
+        assert proxy.outcomes() == {"ok": 5, "shed": 15}
+        assert proxy.live.app.gateway.admission.waiting == 0
+
+
+async def test_a_place_in_the_queue_is_not_for_ever():
+    limits = {"max_in_flight_requests": 1, "max_queued_requests": 10, "queue_timeout_s": 0.2}
+    async with pair(server={**limits, "request_timeout_s": 2.0}) as (weak, _, proxy):
+        weak.fault = faults.hang
+        first = asyncio.ensure_future(proxy.ask("weak"))
+        await until(lambda: weak.busy == 1)
+        seen = await proxy.ask("weak")
+        assert (seen.status, seen.data["error"]["code"]) == (503, "overloaded")
+        weak.fault = healthy
+        assert (await first).status == 504
+        assert (await proxy.ask("weak")).status == 200, "the place was given back"
+        await proxy.settled()
+
+
+async def test_a_slow_weak_tier_leaves_time_for_the_strong_one():
+    server = {"request_timeout_s": 2.0, "first_byte_timeout_s": 0.0, "between_bytes_timeout_s": 0.0}
+    for stream in (False, True):
+        async with pair(server=server) as (weak, _, proxy):
+            weak.fault = faults.hang
+            seen = await proxy.ask(stream=stream)
+            assert seen.status == 200
+            assert seen.text == "strong"
+            assert seen.headers["x-upshift-reason"] == "weak_failed"
+            assert seen.seconds < 2.0
+
+
+async def test_a_failed_scorer_goes_to_strong_and_is_counted():
+    async with pair() as (weak, _, proxy):
+        scorers = proxy.live.app.gateway.scorers
+        assert isinstance(scorers, FixedScorers)
+        scorers.fails = True
+        seen = await proxy.ask()
+        assert (seen.status, seen.text) == (200, "strong")
+        assert seen.headers["x-upshift-reason"] == "scorer_failed"
+        assert weak.requests == 1
+        assert proxy.count("upshift_fail_open_total") == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_truncated_weak_answer_never_stands_in(stream):
+    """Weak is cut off, strong fails: half an answer is not better than an error."""
+    async with pair(score=0.0) as (weak, strong, proxy):
+        weak.fault, strong.fault = faults.truncated, faults.status(500)
+        seen = await proxy.ask(stream=stream)
+        assert seen.status == 500
+        assert b"weak" not in seen.body.replace(b"'weak'", b"")
+
+
+async def test_strong_failure_is_an_error_where_that_is_configured():
+    async with pair(score=0.0, routing={"on_strong_failure": "error"}) as (_, strong, proxy):
+        strong.fault = faults.status(500)
+        seen = await proxy.ask()
+        assert seen.status == 500
+        assert proxy.outcomes() == {"upstream_error": 1}
+
+
+async def test_finished_streams_give_their_connection_back():
+    """`[DONE]` and the end of the body come in two packets; the connection is used again all the same."""
+
+    async def two_packets(exchange: Exchange) -> None:
+        await exchange.head()
+        for event in exchange.events():
+            await exchange.chunk(event)
+        await exchange.chunk(DONE)
+        await asyncio.sleep(0.02)
+        await exchange.end()
+
+    async with pair() as (weak, _, proxy):
+        weak.fault = two_packets
+        for model in ("weak", "upshift") * 3:
+            assert (await proxy.ask(model, stream=True)).finished
+        assert weak.requests == 6
+        assert len(weak.open) == 1
