@@ -9,6 +9,7 @@ that keeps trickling.
 from __future__ import annotations
 
 import asyncio
+import io
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -25,6 +26,7 @@ from routing.protocols import BackendRequest
 
 _PIECE_BYTES = 1 << 16
 _URLS_KEPT = 64
+_WHOLE_BYTES = 1 << 20  # where aiohttp begins to warn of blocking the event loop
 _NO_CEILING_S = 1e9  # aiohttp rounds timeouts above its threshold up to a full second: never here
 End = Literal["done", "broken", "abandoned"]
 
@@ -167,7 +169,7 @@ class HttpBackend:
                 response = await session.request(
                     request.method,
                     self._target(request.path),
-                    data=request.body or None,
+                    data=_payload(request.body),
                     headers=headers,
                     allow_redirects=False,
                 )
@@ -213,6 +215,11 @@ class HttpBackend:
                 self._urls.clear()
             url = self._urls[path] = URL(self._url + path, encoded=True)
         return url
+
+
+def _payload(body: bytes) -> bytes | io.BytesIO | None:
+    """A large body is written in pieces, so that other requests get their turn in between."""
+    return io.BytesIO(body) if len(body) > _WHOLE_BYTES else body or None
 
 
 def _open_socket(address: aiohttp.AddrInfoType) -> socket.socket:
