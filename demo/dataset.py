@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -32,12 +32,24 @@ class TaskDataset(Dataset[Example]):
     """`count` tasks of the training split as token ids.
 
     One chat in twelve has a system message and one in twenty an earlier exchange before the question, and one
-    in twenty-five is plain text (question, newline, answer), so that neither upsets the model later.
+    in twenty-five is plain text (question, newline, answer), so that neither upsets the model later. `thin`
+    names families that are seen less often, with the share of their tasks that is kept, in (0, 1].
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, count: int, seed: int) -> None:
-        rng = random.Random(f"render:{seed}")
-        tasks = list(itertools.islice(iterate("train", seed), count))
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        count: int,
+        seed: int,
+        thin: Mapping[str, float] | None = None,
+    ) -> None:
+        rng, shares = random.Random(f"render:{seed}"), thin or {}
+        kept = (
+            task
+            for task in iterate("train", seed)
+            if task.group not in shares or rng.random() < shares[task.group]
+        )
+        tasks = list(itertools.islice(kept, count))
         heads = [_render_prompt(task, rng.choice(tasks), rng) for task in tasks]
         tails = [task.solution + END for task in tasks]
         # Tokenised apart, as at serving time, where the answer's first token follows a finished prompt.
