@@ -1,4 +1,4 @@
-"""Every benchmark, one after the other: `python -m bench` (`make bench`), or one: `python -m bench routing ...`."""
+"""Every benchmark in turn: `python -m bench` (`make bench`); one of them: `python -m bench routing ...`."""
 
 from __future__ import annotations
 
