@@ -10,6 +10,7 @@ from pathlib import Path
 
 from routing.errors import UpshiftError
 from scorers.encoders import DEFAULT_ENCODER
+from trainer.calibrate import QUALITY
 from trainer.fit import FitOptions, fit_bundle
 from trainer.progress import TerminalProgress
 
@@ -62,6 +63,7 @@ def _options(arguments: argparse.Namespace) -> FitOptions:
         ),
         max_minutes=arguments.max_minutes,
         price_ratio=arguments.price_ratio,
+        quality=arguments.quality,
         seed=arguments.seed,
     )
 
@@ -101,7 +103,20 @@ def _parser() -> argparse.ArgumentParser:
         type=_positive,
         help="price of a weak answer over a strong one's, where rows have no cost",
     )
+    add(
+        "--quality",
+        type=_share,
+        default=QUALITY,
+        help="first operating point, as a share of the strong model's quality (no promise: see calibrate)",
+    )
     return parser
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0.0 < value <= 1.0:
+        raise argparse.ArgumentTypeError(f"{text} is not in (0, 1]")
+    return value
 
 
 def _positive(text: str) -> float:

@@ -34,7 +34,7 @@ from scorers.features import FEATURE_NAMES
 from scorers.runtime.mf import MatrixFactorisation as FoldedMf
 from scorers.runtime.session import EncoderSession, cache_folder
 from scorers.text import TEXT_TEMPLATE
-from trainer.calibrate import fit_policy
+from trainer.calibrate import QUALITY, fit_policy
 from trainer.embeddings import CachedEmbedder
 from trainer.examples import ExampleTable, PairTable, pair_examples, read_examples, require_both_classes
 from trainer.fit_difficulty import DifficultySettings, fit_difficulty
@@ -65,6 +65,7 @@ class FitOptions:
     evaluator_settings: EvaluatorSettings = field(default_factory=EvaluatorSettings)
     max_minutes: float = 30.0
     price_ratio: float | None = None
+    quality: float = QUALITY  # of strong's, for the first operating point
     seed: int = 0
 
 
@@ -332,7 +333,12 @@ def _finish(work: _Work, out: Path) -> Path:
         draft = write_bundle(staging / "draft", manifest, work.files)
         scored = score_pairs(draft, _subset(work.pairs, work.rows("calibration")), work.progress)
         scored.save(staging / CALIBRATION_SCORES)
-        fitted = fit_policy(scored, price_ratio=work.options.price_ratio, seed=work.options.seed)
+        fitted = fit_policy(
+            scored,
+            quality=work.options.quality,
+            price_ratio=work.options.price_ratio,
+            seed=work.options.seed,
+        )
         work.files[CALIBRATION_SCORES] = (staging / CALIBRATION_SCORES).read_bytes()
         work.files["policy.json"] = _json(fitted.policy_dict())
         work.files["calibration.json"] = _json(fitted.calibration_dict())
