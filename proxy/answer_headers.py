@@ -66,7 +66,6 @@ class Cors:
         """
         asked = header(scope, b"access-control-request-headers")
         return [
-            (b"allow", _METHODS),
             (b"access-control-allow-methods", _METHODS),
             (b"access-control-allow-headers", asked or b"authorization, content-type, *"),
             (b"access-control-max-age", _PREFLIGHT_MAX_AGE_S),

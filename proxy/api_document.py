@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -10,11 +11,13 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from proxy import api_schemas as schemas
+from proxy.models import STREAM_MODES
 
 _REF = "#/components/schemas/{model}"
 _CLIENT_ERRORS = (400, 401, 404, 405, 413, 415)
 _UPSTREAM_ERRORS = (403, 409, 422, 429, 500, 502, 503, 504)
-_EVENTS = {"text/event-stream": {"schema": {"type": "string"}}}
+# No schema: OpenAPI 3.1 has none for a stream, and tools differ on what one would describe.
+_EVENTS: dict[str, Any] = {"text/event-stream": {}}
 
 # path: (request, answer, summary, may it stream)
 _POSTS: dict[str, tuple[type[BaseModel], type[BaseModel], str, bool]] = {
@@ -42,12 +45,14 @@ _POSTS: dict[str, tuple[type[BaseModel], type[BaseModel], str, bool]] = {
 }  # fmt: skip
 
 
-def install_document(app: FastAPI) -> None:
+def install_document(app: FastAPI, strategies: Sequence[str]) -> None:
     """Make `app.openapi` give the whole document; it is made once, when first asked for."""
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
             app.openapi_schema = _build(app)
+            names = {"strategy": list(strategies), "stream_mode": list(STREAM_MODES)}
+            _name_values(app.openapi_schema["components"]["schemas"], names)
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign]
@@ -121,6 +126,18 @@ def _errors() -> dict[str, Any]:
 
 def _ref(model: type[BaseModel]) -> dict[str, str]:
     return {"$ref": _REF.format(model=model.__name__)}
+
+
+def _name_values(node: Any, names: Mapping[str, list[str]]) -> None:
+    """Put the values that exist here where a schema only says which kind they are."""
+    if isinstance(node, dict):
+        if (kind := node.pop("x-upshift", None)) is not None:
+            node["enum"] = names[kind]
+        for value in node.values():
+            _name_values(value, names)
+    elif isinstance(node, list):
+        for value in node:
+            _name_values(value, names)
 
 
 def _secure(operations: dict[str, Any]) -> None:

@@ -6,11 +6,18 @@ describe them, they do not parse them. Fields beyond these are allowed and go on
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 _CREATED = 1_700_000_000  # `created` has to be an integer; a tier has no birthday
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+# `proxy.api_document` puts the strategies of the policy in force and the known modes in their place.
+Strategy = Annotated[str, Field(json_schema_extra={"x-upshift": "strategy"})]
+StreamMode = Annotated[str, Field(json_schema_extra={"x-upshift": "stream_mode"})]
+Text = Annotated[str, Field(min_length=1)]
 
 
 class ErrorBody(BaseModel):
@@ -93,32 +100,67 @@ class ChatCompletionRequest(_Generation):
 class CompletionRequest(_Generation):
     """OpenAI's (legacy) completion request."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | Annotated[list[str | int | list[int]], Field(min_length=1)]
 
 
 class EmbeddingRequest(_Open):
     """OpenAI's embeddings request."""
 
     model: str = Field(min_length=1)
-    input: str | list[Any] = Field(min_length=1)
+    input: Text | Annotated[list[Any], Field(min_length=1)]
+
+
+class InputItem(_Open):
+    """A message. Other items (function calls and their outputs, reasoning) are described by OpenAI."""
+
+    role: Literal["user", "assistant", "system", "developer"]
+    content: str | list[InputText]
+
+
+class InputText(_Open):
+    """Text inside a message."""
+
+    type: Literal["input_text", "output_text"]
+    text: str
+
+
+class ResponseFormat(_Open):
+    """The form of the answer's text."""
+
+    type: Literal["text", "json_object", "json_schema"]
+
+
+class ResponseText(_Open):
+    """How the answer is to be written."""
+
+    format: ResponseFormat | None = None
+
+
+class ResponseTool(_Open):
+    """A function the model may call."""
+
+    type: Literal["function", "custom"]
+    name: str
 
 
 class ResponseRequest(_Open):
     """OpenAI's Responses request."""
 
     model: str = Field(min_length=1)
-    input: str | list[dict[str, Any]]
+    input: str | Annotated[list[InputItem], Field(min_length=1)]
     instructions: str | None = None
     stream: bool | None = None
-    tools: list[dict[str, Any]] | None = None
-    text: dict[str, Any] | None = None
+    tools: list[ResponseTool] | None = None
+    text: ResponseText | None = None
     max_output_tokens: int | None = None
-    store: bool | None = Field(None, description="true only with a pinned tier that has the Responses API")
-    background: bool | None = Field(
+    store: Literal[False] | None = Field(
         None, description="true only with a pinned tier that has the Responses API"
     )
-    previous_response_id: str | None = Field(
-        None, description="only with a pinned tier that has the Responses API"
+    background: Literal[False] | None = Field(
+        None, description="true only with a pinned tier that has the Responses API"
+    )
+    previous_response_id: None = Field(
+        None, description="a string only with a pinned tier that has the Responses API"
     )
 
 
@@ -151,11 +193,21 @@ class ResponseObject(_Open):
 class RouteRequest(_Open):
     """A prompt to route without an answer: `prompt`, or `messages` as for chat completions."""
 
-    prompt: str | None = None
-    messages: list[ChatMessage] | None = None
-    model: str = "upshift"
-    strategy: str | None = None
-    threshold: float | None = Field(None, ge=0, le=1)
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "anyOf": [
+                {"required": ["prompt"], "properties": {"prompt": {"type": "string"}}},
+                {"required": ["messages"], "properties": {"messages": {"type": "array"}}},
+            ]
+        },
+    )
+
+    prompt: Text | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
+    model: Text | None = None
+    strategy: Strategy | None = None
+    threshold: Share | None = None
 
 
 class RouteAnswer(BaseModel):
@@ -177,10 +229,12 @@ class ChatRequest(_Open):
 
     prompt: str = Field(min_length=1)
     system: str | None = None
-    model: str | None = None
-    strategy: str | None = None
-    threshold: float | None = Field(None, ge=0, le=1)
+    model: Text | None = None
+    strategy: Strategy | None = None
+    threshold: Share | None = None
     max_tokens: int | None = Field(None, ge=1)
+    upshift: UpshiftOptions | None = None
+    messages: None = None
     stream: Literal[False] | None = None
     n: Literal[1] | None = None
 

@@ -121,5 +121,5 @@ def create_app(
     app.edge = Edge(gateway, app.direct, StoredResponses(gateway, passing), app.serve_routes)
     add_endpoints(app, gateway, metrics, lambda: app.ready, embeddings.model)
     add_error_handlers(app)
-    install_document(app)
+    install_document(app, list(judge.policy.strategies))
     return app

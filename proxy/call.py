@@ -63,13 +63,13 @@ class Call:
     @property
     def choices(self) -> int:
         """How many answers are asked for (`n`)."""
-        return self.value("n") or 1
+        return int(self.value("n") or 1)
 
     @property
     def max_tokens(self) -> int | None:
         """The most tokens the answer may have; None where the client set no limit."""
         limit = self.value("max_completion_tokens") or self.value("max_tokens")
-        return limit if isinstance(limit, int) else None
+        return int(limit) if isinstance(limit, int | float) else None
 
     def encode(self, changes: Mapping[str, bytes | None]) -> bytes:
         """The body with some top-level fields replaced (JSON bytes), added, or taken out (None)."""
@@ -163,6 +163,8 @@ def check_type(fields: Mapping[str, bytes], name: str, types: tuple[type, ...], 
     if int in types and _INTEGER.fullmatch(raw):
         return  # of any size: the decoder would make a float of one beyond 64 bits
     value = load_field(fields, name)
+    if int in types and isinstance(value, float) and value.is_integer():
+        return  # JSON knows one kind of number, and 2.0 is an integer in a JSON schema
     if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
         raise ApiError(400, f"'{name}' must be {wanted}, got {kind_of(value)}.", param=name)
 
@@ -211,7 +213,8 @@ def _prompt(fields: Mapping[str, bytes]) -> Any:
         )
     prompt = load_field(fields, "prompt")
     if not isinstance(prompt, str | list) or prompt == []:
-        raise ApiError(400, f"'prompt' must be a string or an array, got {kind_of(prompt)}.", param="prompt")
+        got = "an empty one" if prompt == [] else kind_of(prompt)
+        raise ApiError(400, f"'prompt' must be a string or a non-empty array, got {got}.", param="prompt")
     return prompt
 
 

@@ -62,19 +62,24 @@ class Edge:
     async def _serve_api(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises `ApiError`, `ClientGone`."""
         gateway, method = self._gateway, scope["method"]
+        path = scope["path"].rstrip("/")
+        methods = ("POST",) if path in self._direct else stored_methods(path)
         if method == "OPTIONS":
-            await send_start(send, 204, list(gateway.cors.preflight(scope)))
+            headers = gateway.cors.preflight(scope)
+            if methods is not None:
+                headers.append((b"allow", _allow(methods).encode()))
+            await send_start(send, 204, headers)
             await send_end(send)
             return
         gateway.keys.check(header(scope, b"authorization"))
-        path = scope["path"].rstrip("/")
-        if path in self._direct:
-            _check_method(method, ("POST",), path)
-            await self._direct[path]({**scope, "path": path}, receive, send)
-            return
-        if (methods := stored_methods(path)) is not None:
-            _check_method(method, methods, path)
-            await self._stored({**scope, "path": path}, receive, send)
+        if methods is not None:
+            if method not in methods:
+                raise ApiError(
+                    405, f"{method} is not allowed on {path}; use {' or '.join(methods)}.",
+                    code="method_not_allowed", allow=_allow(methods),
+                )  # fmt: skip
+            handler = self._direct.get(path, self._stored)
+            await handler({**scope, "path": path}, receive, send)
             return
         scope = _as_get({**scope, "path": path})
         if method in ("POST", "PUT", "PATCH"):
@@ -109,9 +114,5 @@ def _as_get(scope: Scope) -> Scope:
     return {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
 
 
-def _check_method(method: str, allowed: tuple[str, ...], path: str) -> None:
-    if method not in allowed:
-        raise ApiError(
-            405, f"{method} is not allowed on {path}; use {' or '.join(allowed)}.",
-            code="method_not_allowed", allow=", ".join((*allowed, "OPTIONS")),
-        )  # fmt: skip
+def _allow(methods: tuple[str, ...]) -> str:
+    return ", ".join((*methods, "OPTIONS"))

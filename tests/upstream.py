@@ -230,10 +230,11 @@ class _Answer:
         self._script = script
         self._body = body
         self._chat = chat
+        self._count = min(int(body.get("n") or 1), 8)
         self._tokens = _tokens(script.text)
         limit = body.get("max_completion_tokens") or body.get("max_tokens")
-        cut = limit is not None and limit < len(self._tokens)
-        self._tokens = self._tokens[:limit] if cut else self._tokens
+        cut = limit is not None and 0 < limit < len(self._tokens)
+        self._tokens = self._tokens[: int(limit)] if cut else self._tokens
         default = "tool_calls" if script.calls else ("length" if cut else "stop")
         self._finish = script.finish_reason or default
         self._head = {
@@ -245,14 +246,14 @@ class _Answer:
 
     def plain(self) -> dict[str, Any]:
         kind = "chat.completion" if self._chat else "text_completion"
-        choices = [self._choice(index) for index in range(self._body.get("n") or 1)]
+        choices = [self._choice(index) for index in range(self._count)]
         return {**self._head, "object": kind, "choices": choices, "usage": USAGE}
 
     def chunks(self) -> list[dict[str, Any]]:
         kind = "chat.completion.chunk" if self._chat else "text_completion"
         usage = (self._body.get("stream_options") or {}).get("include_usage")
         head = {**self._head, "object": kind, **({"usage": None} if usage else {})}
-        count = self._body.get("n") or 1
+        count = self._count
         deltas = self._deltas()
         out = [{**head, "choices": [self._piece(index, delta)]} for delta in deltas for index in range(count)]
         out += [{**head, "choices": [self._piece(index, None)]} for index in range(count)]

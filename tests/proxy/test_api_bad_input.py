@@ -67,6 +67,7 @@ CHAT = [
     ("lone_surrogate", '"messages":[{"role":"user","content":"\\ud800"}]', None),
     ("n_zero", '"messages":[{"role":"user","content":"x"}],"n":0', "n"),
     ("n_negative", '"messages":[{"role":"user","content":"x"}],"n":-3', "n"),
+    ("n_big_float", '"messages":[{"role":"user","content":"x"}],"n":1e-3', "n"),
     ("n_half", '"messages":[{"role":"user","content":"x"}],"n":1.5', "n"),
     ("n_true", '"messages":[{"role":"user","content":"x"}],"n":true', "n"),
     ("n_string", '"messages":[{"role":"user","content":"x"}],"n":"2"', "n"),

@@ -1,0 +1,91 @@
+"""The project's own OpenAPI document, fuzzed: no 5xx, no status or shape that it does not tell of."""
+
+from __future__ import annotations
+
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from tests.api_server import KEY, ApiServer
+
+EXAMPLES = 20  # per operation, half of what is sent breaks the schema
+KEYS = {"authorization": f"Bearer {KEY}"}
+CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+PROXIED = (
+    "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings", "/v1/route", "/chat",
+)  # fmt: skip
+MODELS = ("upshift", "upshift-evaluator-0.5", "weak", "strong-model")
+
+
+@pytest.fixture
+def document(api: ApiServer):
+    return api.http.get("/openapi.json").json()
+
+
+def test_every_path_is_in_it(api: ApiServer, document):
+    served = set(api.app.direct) | {"/v1/models", "/v1/models/{model}", "/healthz", "/readyz", "/metrics"}
+    assert served <= set(document["paths"])
+    assert set(PROXIED) == set(api.app.direct)
+    for path in PROXIED:
+        operation = document["paths"][path]["post"]
+        assert operation["requestBody"]["content"]["application/json"]["schema"]
+        assert {"200", "400", "401", "404", "413", "415", "429", "503"} <= set(operation["responses"])
+
+
+def test_every_reference_leads_somewhere(document):
+    found = []
+
+    def walk(node):
+        if isinstance(node, dict):
+            if isinstance(node.get("$ref"), str):
+                found.append(node["$ref"])
+            for value in node.values():
+                walk(value)
+        elif isinstance(node, list):
+            for value in node:
+                walk(value)
+
+    walk(document)
+    schemas = document["components"]["schemas"]
+    assert found
+    assert all(reference.removeprefix("#/components/schemas/") in schemas for reference in found)
+
+
+@pytest.mark.parametrize(
+    "path", [*PROXIED, "/v1/models", "/v1/models/{model}", "/v1/responses/{response_id}"]
+)
+def test_fuzzed(api: ApiServer, document, path: str):
+    """Bodies that fit the document and bodies that do not; names of models are mostly ones that exist."""
+    schema = schemathesis.openapi.from_dict(document)
+    found = 0
+    with requests.Session() as session:
+        for method in schema[path]:
+            operation = schema[path][method]
+            for mode in schemathesis.GenerationMode:
+
+                @settings(
+                    max_examples=EXAMPLES, deadline=None, database=None, derandomize=True,
+                    phases=[Phase.generate], suppress_health_check=list(HealthCheck),
+                )  # fmt: skip
+                @given(case=operation.as_strategy(generation_mode=mode))
+                def check(case):
+                    nonlocal found
+                    if isinstance(case.body, dict) and isinstance(case.body.get("model"), str):
+                        case.body["model"] = MODELS[len(case.body["model"]) % len(MODELS)]
+                    answer = case.call(base_url=api.root, session=session, headers=KEYS)
+                    found += 1
+                    case.validate_response(answer, checks=CHECKS)
+
+                try:
+                    check()
+                except Unsatisfiable:  # nothing in this operation can be wrong
+                    assert mode is schemathesis.GenerationMode.NEGATIVE
+    assert found
