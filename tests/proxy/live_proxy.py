@@ -224,7 +224,7 @@ async def live_proxy(settings: Settings, scorers: FixedScorers | None = None) ->
         if task.done():
             await task
     connector = aiohttp.TCPConnector(limit=0, force_close=True)
-    session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=20))
+    session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=60))
     try:
         yield LiveProxy(live, server, f"http://127.0.0.1:{port}", session, task)
     finally:

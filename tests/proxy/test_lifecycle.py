@@ -234,7 +234,7 @@ async def test_workers_end_with_their_supervisor(tmp_path):
 
 
 async def test_a_socket_from_outside(tmp_path):
-    """systemd's protocol: the listening socket is descriptor 3; connections queue before there is a server."""
+    """systemd's protocol: the listening socket is descriptor 3; connections queue before any server."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen(16)
