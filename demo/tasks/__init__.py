@@ -24,6 +24,7 @@ from demo.tasks.task import SPLITS, Family, Task, find_split, hash_prompt
 
 __all__ = [
     "FAMILIES",
+    "JUDGED",
     "SPLITS",
     "Family",
     "Task",
@@ -36,18 +37,21 @@ __all__ = [
 
 _MODULES = (arithmetic, calendar, clock, comparison, letters, lookup, sequence, sorting, spelling, story)
 FAMILIES: dict[str, Family] = {module.NAME: module.FAMILY for module in _MODULES}
+JUDGED = tuple(family.name for family in FAMILIES.values() if family.judged)
 
 
 def iterate(split: str, seed: int = 0) -> Iterator[Task]:
     """Tasks of one split without end, families in turn; the same for the same (split, seed).
 
-    Prompts may repeat. Raises `ValueError` for a split that is not in `SPLITS`.
+    Splits other than `train` hold judged families only. Prompts may repeat. Raises `ValueError` for a split
+    that is not in `SPLITS`.
     """
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}, must be one of {', '.join(SPLITS)}")
     rng = random.Random(f"{split}:{seed}")
+    families = [family for family in FAMILIES.values() if family.judged or split == "train"]
     while True:
-        for family in FAMILIES.values():
+        for family in families:
             task = family.draw(rng)
             while find_split(task.prompt) != split:
                 task = family.draw(rng)

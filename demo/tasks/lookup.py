@@ -1,4 +1,8 @@
-"""Finding one fact among several in a given text; the answer is copied, so distractors are what is hard."""
+"""Finding one fact among several in a given text; the answer is copied, so distractors are what is hard.
+
+Trained on but not judged: models of this size and training end where guessing among the facts would (a third
+right, both of them), so it says nothing about when to shift up. See LOG.md.
+"""
 
 from __future__ import annotations
 
@@ -43,4 +47,4 @@ def draw(rng: random.Random) -> Task:
     return Task(NAME, f"{text}. {question}", result, solution)
 
 
-FAMILY = Family(NAME, draw, ends_in_word_or_number)
+FAMILY = Family(NAME, draw, ends_in_word_or_number, judged=False)

@@ -39,11 +39,15 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One kind of task: `draw` makes one from a random source, `is_correct(reference, answer)` checks one."""
+    """One kind of task: `draw` makes one from a random source, `is_correct(reference, answer)` checks one.
+
+    A family that is not `judged` is only trained on: its tasks are in no other split.
+    """
 
     name: str
     draw: Callable[[random.Random], Task]
     is_correct: Callable[[str, str], bool]
+    judged: bool = True
 
 
 def hash_prompt(prompt: str) -> str:

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from demo.tasks import FAMILIES, SPLITS, draw_tasks, find_split, is_correct
+from demo.tasks import FAMILIES, JUDGED, SPLITS, draw_tasks, find_split, is_correct
 
 
 @pytest.fixture(scope="module")
@@ -29,15 +29,15 @@ def test_whitespace_does_not_move_a_prompt_to_another_split(drawn):
 
 
 def test_every_family_is_drawn_and_its_solution_is_right(drawn):
-    for tasks in drawn.values():
-        assert {task.group for task in tasks} == set(FAMILIES)
+    for split, tasks in drawn.items():
+        assert {task.group for task in tasks} == set(FAMILIES if split == "train" else JUDGED)
         assert all(is_correct(task.group, task.reference, task.solution) for task in tasks)
         assert all(is_correct(task.group, task.reference, task.reference) for task in tasks)
 
 
 def test_another_tasks_answer_is_wrong(drawn):
     for family in FAMILIES:
-        tasks = [task for task in drawn["fit"] if task.group == family]
+        tasks = [task for task in drawn["train"] if task.group == family]
         for one, other in itertools.pairwise(tasks):
             same = one.reference == other.reference
             assert is_correct(family, one.reference, other.reference) == same
