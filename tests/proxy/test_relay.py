@@ -137,7 +137,7 @@ async def test_truncated_stream_is_an_error_and_never_looks_finished() -> None:
         async for piece in StreamRelay(attempt, field).pieces():
             sent.append(piece)
 
-    with pytest.raises(BackendBroken, match="finish reason|valid JSON"):
+    with pytest.raises(BackendBroken, match=r"finish reason|valid JSON"):
         await send_all()
     assert b"[DONE]" not in b"".join(sent)
     assert b'"finish_reason":"stop"' not in b"".join(sent)
