@@ -1,8 +1,9 @@
 """A bundle on duty: raw scores, calibrated and batched off the event loop, under its policy.
 
 `scorers` computes, `routing` calibrates and decides; neither imports the other, so they meet here. Each kind
-of score has one worker thread and one queue: what arrives while a batch runs goes into the next one. Prompt scores are kept by text hash, since clients
-repeat prompts (retries, templates, health checks) and a look-up costs a microsecond against milliseconds.
+of score has one worker thread and one queue: what arrives while a batch runs goes into the next one. Prompt
+scores are kept by text hash, since clients repeat prompts (retries, templates, health checks) and a look-up
+costs a microsecond against milliseconds.
 """
 
 from __future__ import annotations
