@@ -11,9 +11,10 @@ from typing import Any
 from demo.accuracy import measure_accuracy
 from demo.architectures import STRONG_ID, WEAK_ID, count_parameters
 from demo.pair import MODELS, load_model
-from demo.tasks import draw_tasks
+from demo.tasks import draw_held_out
 
-TEST_TASKS = 3000
+# The test split of as many held-out prompts as `python -m demo.answers` exports by default.
+HELD_OUT_TASKS = 6000
 # The strong model is priced like one of 7 billion parameters; the weak one in proportion to
 # its parameters. Only the ratio matters to the demo.
 _STRONG_USD_PER_MILLION_TOKENS = 0.20
@@ -21,7 +22,7 @@ _STRONG_USD_PER_MILLION_TOKENS = 0.20
 
 def write_manifest(out: Path, seed: int = 0) -> dict[str, Any]:
     """Measure `out/weak` and `out/strong` on held-out prompts and write both files into `out`."""
-    tasks = draw_tasks("test", TEST_TASKS, seed)
+    tasks = draw_held_out(HELD_OUT_TASKS, seed)["test"]
     models: dict[str, Any] = {}
     for name, model_id in (("weak", WEAK_ID), ("strong", STRONG_ID)):
         loaded = load_model(out / name)
@@ -38,7 +39,7 @@ def write_manifest(out: Path, seed: int = 0) -> dict[str, Any]:
         }
     ratio = round(models["weak"]["parameters"] / models["strong"]["parameters"], 4)
     manifest = {
-        "test_tasks": TEST_TASKS,
+        "test_tasks": len(tasks),
         "seed": seed,
         "price_ratio": ratio,
         "git_revision": _find_revision(),

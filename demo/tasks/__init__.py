@@ -28,6 +28,7 @@ __all__ = [
     "SPLITS",
     "Family",
     "Task",
+    "draw_held_out",
     "draw_tasks",
     "find_split",
     "hash_prompt",
@@ -56,6 +57,27 @@ def iterate(split: str, seed: int = 0) -> Iterator[Task]:
             while find_split(task.prompt) != split:
                 task = family.draw(rng)
             yield task
+
+
+def draw_held_out(count: int, seed: int = 0) -> dict[str, list[Task]]:
+    """`count` tasks no model was trained on, parted by their hash: about 40 % fit, 20 % calibrate, 40 % test.
+
+    The easy prompts of a family are few and used up first, so the more are drawn the harder they get. Drawn
+    together and parted by a hash that knows nothing of difficulty, the three splits are exchangeable, which
+    three calls of `draw_tasks` with unlike counts would not give.
+    """
+    rng = random.Random(f"held out:{seed}")
+    tasks: dict[str, Task] = {}
+    while len(tasks) < count:
+        for name in JUDGED:
+            task = FAMILIES[name].draw(rng)
+            while find_split(task.prompt) == "train":
+                task = FAMILIES[name].draw(rng)
+            tasks.setdefault(task.prompt, task)
+    parted: dict[str, list[Task]] = {split: [] for split in SPLITS if split != "train"}
+    for task in list(tasks.values())[:count]:
+        parted[find_split(task.prompt)].append(task)
+    return parted
 
 
 def draw_tasks(split: str, count: int, seed: int = 0) -> list[Task]:

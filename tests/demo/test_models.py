@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 from collections import defaultdict
 
 import pytest
@@ -12,7 +13,7 @@ from demo.accuracy import answer_tasks, measure_accuracy
 from demo.generation import Row, Sampling, generate_all
 from demo.manifest import read_prices
 from demo.pair import FOLDERS, MODELS
-from demo.tasks import FAMILIES, JUDGED, draw_tasks
+from demo.tasks import FAMILIES, JUDGED, draw_held_out, draw_tasks
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def test_vllm_can_serve_the_folder(name):
 
 def test_accuracy_on_fresh_prompts(weak, strong, manifest):
     """400 prompts with a seed of their own: within four standard errors of the manifest."""
-    tasks = draw_tasks("test", 400, seed=99)
+    tasks = random.Random(0).sample(draw_held_out(6000, seed=99)["test"], 400)
     for name, loaded in (("weak", weak), ("strong", strong)):
         measured = measure_accuracy(loaded.model, loaded.tokenizer, tasks)["all"]
         told = manifest["models"][name]["accuracy"]["all"]

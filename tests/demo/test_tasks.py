@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from demo.tasks import FAMILIES, JUDGED, SPLITS, draw_tasks, find_split, is_correct
+from demo.tasks import FAMILIES, JUDGED, SPLITS, draw_held_out, draw_tasks, find_split, is_correct
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +21,18 @@ def test_no_prompt_is_in_two_splits_or_twice_in_one(drawn):
     prompts = [task.prompt for tasks in drawn.values() for task in tasks]
     assert len(set(prompts)) == len(prompts)
     assert all(find_split(task.prompt) == split for split, tasks in drawn.items() for task in tasks)
+
+
+def test_held_out_splits_are_of_a_kind():
+    parted = draw_held_out(3000, seed=1)
+    assert parted == draw_held_out(3000, seed=1)
+    prompts = [task.prompt for tasks in parted.values() for task in tasks]
+    assert len(set(prompts)) == len(prompts) == 3000
+    for split, share in (("fit", 0.4), ("calibrate", 0.2), ("test", 0.4)):
+        assert len(parted[split]) == pytest.approx(3000 * share, rel=0.15)
+        assert all(find_split(task.prompt) == split for task in parted[split])
+        length = sum(len(task.prompt) for task in parted[split]) / len(parted[split])
+        assert length == pytest.approx(sum(map(len, prompts)) / 3000, rel=0.05)
 
 
 def test_whitespace_does_not_move_a_prompt_to_another_split(drawn):
