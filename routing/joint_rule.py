@@ -186,7 +186,7 @@ class JointRule:
         unchecked = t * self.costs.weak_ratio + gains
         checked = t * self.costs.checked_ratio + least
         t1 = _last_crossing(prices, np.minimum(unchecked, checked) - strong)
-        t2 = _last_crossing(prices, unchecked - np.minimum(checked, strong))
+        t2 = _last_crossing(prices, unchecked - np.minimum(checked, strong) - 1e-9)  # a tie: spare the check
         t1 = np.maximum.accumulate(t1)
         t2 = np.maximum(np.maximum.accumulate(t2), t1)
         return Table(self.least_x, t1.tolist()), Table(self.least_x, t2.tolist())

@@ -63,12 +63,14 @@ def test_joint_rule_is_at_least_as_good_as_its_parts(population, fitted):
     assert figures["mf"] > figures["difficulty"] > 0.55
 
 
-def test_a_useless_router_is_left_out_of_the_joint_rule():
-    scored = draw_population(1500, router_auroc=0.5, seed=3)
-    policy = fit_policy(scored).policy
-    assert policy.default_strategy == "cascade"
-    assert policy.joint[0].prompt_scores == ()
-    assert policy.rule("cascade", 0.3).needs_prompt_scores == frozenset()
+@pytest.mark.parametrize(
+    ("useless", "part"), [({"router_auroc": 0.5}, "evaluator"), ({"evaluator_auroc": 0.5}, "mf")]
+)
+def test_a_useless_scorer_does_not_spoil_the_joint_rule(useless, part):
+    everything = draw_population(6400, seed=3, **useless)
+    policy = fit_policy(everything.subset(np.arange(400)))
+    figures = apgr_by_strategy(policy, everything.subset(np.arange(400, 6400)))
+    assert figures["cascade"] > figures[part] - 0.015
 
 
 def test_thresholds_keep_the_quality_on_the_calibration_prompts(population, fitted):
@@ -235,3 +237,15 @@ def test_a_policy_without_scorers_cannot_be_certified(population):
         )
     with pytest.raises(PolicyError, match="share of prompts for certification"):
         split_rows(10, 1.0, 0)
+
+
+def test_an_evaluator_that_tells_nothing_is_not_asked():
+    """Ranked by the prompt alone, with checks free of charge: still no check, since none changes anything."""
+    scored = draw_population(2000, evaluator_auroc=0.5, seed=4)
+    scored.cost_check = np.zeros(len(scored))
+    policy = fit_policy(scored).policy
+    rule = policy.rule("cascade", 0.25)
+    scores = calibrate_scores(scored, fit_policy(scored).maps)
+    pairs = zip(scores.mf, scores.difficulty, strict=True)
+    entries = [rule.enter(Signals(mf, d)) for mf, d in pairs]
+    assert sum(entry.check for entry in entries) < 0.3 * len(entries)
