@@ -106,6 +106,8 @@ class ReplicaSet:
 
         Raises `BackendUnavailable` when every circuit is open.
         """
+        if len(self.replicas) == 1 and self.replicas[0].available:
+            return self.replicas[0]
         able = [replica for replica in self.replicas if replica.available]
         others = [replica for replica in able if replica is not avoid]
         able = others or able
