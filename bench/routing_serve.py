@@ -24,7 +24,7 @@ from bench.routing_pairs import Pair, TokenPrices
 from routing.table import Floats
 from trainer.examples import PairTable
 
-CONCURRENCY = 8
+CONCURRENCY = 4
 READY_PATH = "/readyz"
 
 
@@ -60,33 +60,27 @@ def serve_pair(pair: Pair, tables: list[Path], bundle: Path, work: Path) -> Iter
             servers.append(server)
         for server in servers:
             server.wait_ready("/health")
-        weak, strong = (server.base_url for server in servers)
-        arguments = ["serve", *_tiers(pair, weak, strong, work), "--bundle", str(bundle)]
+        _write_settings(pair, [server.base_url for server in servers], work / "upshift.yaml")
+        arguments = ["serve", "--config", str(work / "upshift.yaml"), "--bundle", str(bundle)]
         proxy = stack.enter_context(ServerProcess("proxy.cli", arguments, work / "proxy.log"))
         proxy.wait_ready(READY_PATH)
         yield proxy.base_url
 
 
-def _tiers(pair: Pair, weak: str, strong: str, work: Path) -> list[str]:
-    """Arguments that name the two tiers: a configuration where tokens have prices, else two URLs."""
-    if not isinstance(pair.prices, TokenPrices):
-        return ["--weak", f"{weak}#{pair.weak}", "--strong", f"{strong}#{pair.strong}"]
-    tiers = [
-        {
-            "name": name,
-            "url": url,
-            "model": model,
-            "input_usd_per_mtok": price[0],
-            "output_usd_per_mtok": price[1],
-        }
-        for name, url, model, price in (
-            ("weak", weak, pair.weak, pair.prices.weak),
-            ("strong", strong, pair.strong, pair.prices.strong),
-        )
-    ]
-    path = work / "upshift.yaml"
-    path.write_text(yaml.safe_dump({"tiers": tiers}))
-    return ["--config", str(path)]
+def _write_settings(pair: Pair, urls: list[str], path: Path) -> None:
+    """The proxy's configuration: two tiers, priced where tokens have prices, and scorers that may take long.
+
+    A scorer that is late fails open, which is right in service; here it would let a busy machine change the
+    figures, so there is no limit.
+    """
+    tiers = []
+    for tier, (name, model) in enumerate((("weak", pair.weak), ("strong", pair.strong))):
+        settings: dict[str, str | float] = {"name": name, "url": urls[tier], "model": model}
+        if isinstance(pair.prices, TokenPrices):
+            asked, written = (pair.prices.weak, pair.prices.strong)[tier]
+            settings |= {"input_usd_per_mtok": asked, "output_usd_per_mtok": written}
+        tiers.append(settings)
+    path.write_text(yaml.safe_dump({"tiers": tiers, "routing": {"scorer_timeout_s": 0}}))
 
 
 class HeldOut:
