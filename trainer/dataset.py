@@ -19,12 +19,13 @@ from scorers.tokenizer import TextTokenizer, TokenIds
 
 @dataclass(slots=True)
 class TokenRows:
-    """What a text model is trained on: N inputs, targets (N, outputs) in [0, 1] or NaN, features (N, F)
-    or None."""
+    """What a text model is trained on: N inputs, targets (N, outputs) in [0, 1], features (N, F) or None,
+    and offsets (N,), known log-odds that are added to the model's, or None."""
 
     tokens: Sequence[TokenIds]
     targets: np.ndarray
     features: np.ndarray | None = None
+    offsets: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -34,7 +35,8 @@ class TokenRows:
 
     def take(self, rows: np.ndarray) -> TokenRows:
         features = None if self.features is None else self.features[rows]
-        return TokenRows([self.tokens[row] for row in rows], self.targets[rows], features)
+        offsets = None if self.offsets is None else self.offsets[rows]
+        return TokenRows([self.tokens[row] for row in rows], self.targets[rows], features, offsets)
 
 
 @dataclass(slots=True)
@@ -46,11 +48,13 @@ class TextBatch:
     type_ids: torch.Tensor
     targets: torch.Tensor
     features: torch.Tensor | None
+    offsets: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> TextBatch:
         features = None if self.features is None else self.features.to(device)
+        offsets = None if self.offsets is None else self.offsets.to(device)
         moved = (t.to(device) for t in (self.ids, self.mask, self.type_ids, self.targets))
-        return TextBatch(*moved, features)
+        return TextBatch(*moved, features, offsets)
 
 
 class TextDataset(Dataset[int]):
@@ -70,12 +74,14 @@ class TextDataset(Dataset[int]):
         rows = self.rows.take(np.asarray(indices))
         batch = self._tokenizer.pad(rows.tokens)
         features = None if rows.features is None else torch.from_numpy(rows.features.astype(np.float32))
+        offsets = None if rows.offsets is None else torch.from_numpy(rows.offsets.astype(np.float32))
         return TextBatch(
             ids=torch.from_numpy(batch.ids),
             mask=torch.from_numpy(batch.mask),
             type_ids=torch.from_numpy(batch.type_ids),
             targets=torch.from_numpy(rows.targets.astype(np.float32)),
             features=features,
+            offsets=offsets,
         )
 
 

@@ -258,7 +258,11 @@ def _fit_evaluator(work: _Work) -> None:
     )
     entry = _store_text_model(work, "evaluator", fitted.model, folder, settings.max_tokens)
     work.scorers["evaluator"] = {**entry, "features": list(FEATURE_NAMES), "outputs": settings.outputs}
-    work.log["evaluator"] = {**fitted.log.to_dict(), "sample": fitted.plan.to_dict()}
+    work.log["evaluator"] = {
+        **fitted.log.to_dict(),
+        "sample": fitted.plan.to_dict(),
+        "features_alone": fitted.feature_log.to_dict()["best"],
+    }
 
 
 def _with(settings: Any, minutes: float, seed: int) -> Any:

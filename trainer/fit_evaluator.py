@@ -1,18 +1,22 @@
 """Fits the evaluator on (prompt, answer, adequate) rows: the weak model's, and every other model's there are.
 
 Other models' answers are many more lessons in what an adequate answer looks like; what is peculiar to the
-weak model's scale is left to its own calibration. The weak model's rows always stay in a sample, the others
+weak model's scale is left to its own calibration. Each model's own base rate is given as an offset, so what
+is learnt is which of a model's answers are good and not which model is speaking; the weak model's offset
+goes into the served bias. The weak model's rows always stay in a sample, the others
 fill what the budget leaves. Validation counts the weak model's rows where there are enough of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.utils.data import DataLoader, TensorDataset
 
 from scorers.answer import RecordedAnswer
 from scorers.encoders import EncoderFolder
@@ -27,6 +31,8 @@ from trainer.loop import LoopSettings, Progress, TrainingLog, mean_over, no_prog
 
 MAX_VALIDATION_ROWS = 800
 ENOUGH_WEAK_ROWS = 200
+FEATURE_EPOCHS = 40
+FEATURE_DECAY = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,7 @@ class FittedEvaluator:
     model: Evaluator
     log: TrainingLog
     plan: Plan
+    feature_log: TrainingLog
 
 
 def answer_of(row: Example) -> RecordedAnswer:
@@ -65,12 +72,25 @@ def answer_of(row: Example) -> RecordedAnswer:
     return RecordedAnswer(row.response or "", reason, row.logprobs, row.completion_tokens)
 
 
-def answer_rows(rows: Sequence[Example], tokenizer: TextTokenizer) -> TokenRows:
-    """Rows tokenised and featured; targets (N, 1) are 1 where quality >= 0.5, the contract's *adequate*."""
+def model_offsets(rows: Sequence[Example]) -> dict[str, float]:
+    """Each model's log-odds of an adequate answer over these rows, smoothed by one of each kind."""
+    right: dict[str, list[float]] = {}
+    for row in rows:
+        right.setdefault(row.model, []).append(float(row.quality >= 0.5))
+    return {m: math.log((sum(r) + 1) / (len(r) - sum(r) + 1)) for m, r in right.items()}
+
+
+def answer_rows(rows: Sequence[Example], tokenizer: TextTokenizer, offsets: Mapping[str, float]) -> TokenRows:
+    """Rows tokenised and featured; targets (N, 1) are 1 where quality >= 0.5, the contract's *adequate*.
+
+    A model without an offset gets the mean of the others'.
+    """
     pairs = [(row.prompt, answer_of(row)) for row in rows]
     targets = np.array([[float(row.quality >= 0.5)] for row in rows], dtype=np.float32)
     tokens = tokenizer.encode_pairs([(prompt, answer.text) for prompt, answer in pairs])
-    return TokenRows(tokens, targets.reshape(-1, 1), features_of(pairs))
+    unknown = sum(offsets.values()) / max(len(offsets), 1)
+    known = np.array([offsets.get(row.model, unknown) for row in rows], dtype=np.float32)
+    return TokenRows(tokens, targets.reshape(-1, 1), features_of(pairs), known)
 
 
 def fit_evaluator(
@@ -89,20 +109,22 @@ def fit_evaluator(
     model = Evaluator(encoder, outputs=settings.outputs)
     progress("read answers", 0, 1)
     chosen = _candidates(fit, weak, settings)
-    rows = answer_rows([fit[i] for i in chosen], tokenizer)
+    offsets = model_offsets(fit)
+    rows = answer_rows([fit[i] for i in chosen], tokenizer, offsets)
     progress("read answers", 1, 1)
     assert rows.features is not None
     model.fit_standardiser(rows.features)
+    checked = answer_rows(_validation(valid, weak, settings.seed), tokenizer, offsets)
+    feature_log = _fit_features(model, rows, checked, settings, progress)
     plan = plan_run(
         rows, encoder.parameters_per_token(), settings.minutes, settings.max_epochs, settings.seed
     )
-    checked = answer_rows(_validation(valid, weak, settings.seed), tokenizer)
     loader = text_loader(rows.take(plan.rows), tokenizer, settings.batch_rows, settings.seed)
     checks = text_loader(checked, tokenizer, 32, settings.seed)
 
     def loss_of(batch: TextBatch) -> torch.Tensor:
         logits = model(batch.ids, batch.mask, batch.type_ids, batch.features)
-        return binary_cross_entropy_with_logits(logits, batch.targets[:, 0])
+        return binary_cross_entropy_with_logits(logits + batch.offsets, batch.targets[:, 0])
 
     log = train(
         model,
@@ -121,7 +143,46 @@ def fit_evaluator(
         progress=progress,
         deadline_s=deadline_s,
     )
-    return FittedEvaluator(model, log, Plan(plan.rows, plan.epochs, len(fit)))
+    model.add_to_log_odds(offsets[weak])
+    return FittedEvaluator(model, log, Plan(plan.rows, plan.epochs, len(fit)), feature_log)
+
+
+def _numbers_of(rows: TokenRows) -> TensorDataset:
+    """(features, targets, offsets) of rows, without their tokens."""
+    assert rows.features is not None
+    assert rows.offsets is not None
+    columns = (rows.features, rows.targets[:, 0], rows.offsets)
+    return TensorDataset(*(torch.from_numpy(column) for column in columns))
+
+
+def _fit_features(
+    model: Evaluator, rows: TokenRows, checked: TokenRows, settings: EvaluatorSettings, progress: Progress
+) -> TrainingLog:
+    """The feature half first, by itself: a small net on numbers, seconds for thousands of rows."""
+    data = _numbers_of(rows)
+    generator = torch.Generator().manual_seed(settings.seed)
+    batch_rows = max(16, min(256, len(rows) // 16))
+    loader = DataLoader(data, batch_size=batch_rows, shuffle=True, generator=generator)
+    held_out = _numbers_of(checked).tensors
+
+    def loss_of(batch: Sequence[torch.Tensor]) -> torch.Tensor:
+        return binary_cross_entropy_with_logits(model.from_features(batch[0]) + batch[2], batch[1])
+
+    return train(
+        model,
+        loader,
+        loss_of,
+        lambda: float(loss_of(held_out)),
+        LoopSettings(
+            max_epochs=FEATURE_EPOCHS,
+            head_lr=settings.head_lr,
+            weight_decay=FEATURE_DECAY,
+            patience=6,
+            seed=settings.seed,
+        ),
+        stage="fit features",
+        progress=progress,
+    )
 
 
 def _candidates(fit: Sequence[Example], weak: str, settings: EvaluatorSettings) -> np.ndarray:

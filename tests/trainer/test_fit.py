@@ -50,7 +50,8 @@ def test_manifest_says_what_it_was_made_of(bundle: Bundle, table: Path) -> None:
     assert manifest["encoder"]["dimension"] == 384
     assert manifest["data"]["fingerprint"] == read_examples([table]).fingerprint()
     assert manifest["data"]["judge"] == "exact"
-    assert manifest["training"]["evaluator"]["sample"] == {"rows": 188, "rows_of": 188, "epochs": 2}
+    rows = 2 * len(bundle.prompt_ids()["train"])  # both models' answers teach
+    assert manifest["training"]["evaluator"]["sample"] == {"rows": rows, "rows_of": rows, "epochs": 2}
     assert manifest["seed"] == 0
 
 
@@ -103,14 +104,14 @@ def test_own_calibration_table_leaves_the_rest_for_training(table: Path, tmp_pat
     options = replace(FROZEN, evaluator=False)
     path = fit_bundle([table], WEAK, STRONG, tmp_path / "b", options, calibration_examples=[apart])
     splits = open_bundle(path).prompt_ids()
-    assert len(splits["train"]) + len(splits["validation"]) == 120
+    assert len(splits["train"]) + len(splits["validation"]) == 160
     assert len(splits["calibration"]) == 40
-    with pytest.raises(ExamplesError, match="120 prompts stand in both"):
+    with pytest.raises(ExamplesError, match="160 prompts stand in both"):
         fit_bundle([table], WEAK, STRONG, tmp_path / "b", options, calibration_examples=[table])
 
 
 def test_table_without_answers_gives_prompt_scorers_only(tmp_path: Path) -> None:
-    rows = [{k: v for k, v in row.items() if k not in ("response", "logprobs")} for row in example_rows(120)]
+    rows = [{k: v for k, v in row.items() if k not in ("response", "logprobs")} for row in example_rows(160)]
     path = fit_bundle([write_jsonl(tmp_path / "t.jsonl", rows)], WEAK, STRONG, tmp_path / "b", FROZEN)
     assert set(open_bundle(path).scorers) == {"mf"}
 
