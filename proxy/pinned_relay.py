@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from proxy.attempt import TierAttempt, decode_event
 from proxy.completion import StreamReader, read_usage
 from proxy.sse import DONE, MAX_EVENT_BYTES, EventSplitter, event_data
-from routing.errors import BackendBroken
+from routing.errors import BackendBroken, BackendError
 
 _TAIL_BYTES = 4096
 _USAGE = re.compile(rb'"usage" ?: ?(\{(?:[^{}]|\{[^{}]*\})*\})')
@@ -36,7 +36,7 @@ class PinnedRelay:
         Raises `BackendBroken` when there is no chunk at all, and when there is no finish reason at the end.
         """
         attempt = self._attempt
-        async for piece in attempt.raw_pieces():
+        async for piece in self._until_broken():
             events = self._take(piece)
             if not events:
                 continue
@@ -59,6 +59,20 @@ class PinnedRelay:
         attempt.done = attempt.ended_well = True
         if not ended:
             yield DONE
+
+    async def _until_broken(self) -> AsyncIterator[bytes]:
+        """The stream's bytes. A break after the only choice's finish reason is an end like any other.
+
+        The client has the whole answer then; an error after it would make it pay for another.
+        """
+        attempt = self._attempt
+        try:
+            async for piece in attempt.raw_pieces():
+                yield piece
+        except BackendError:
+            if attempt.call.choices != 1 or not _FINISHED.search(self._tail):
+                raise
+            self._held = b""
 
     def _take(self, piece: bytes) -> bytes:
         """The whole events there are now; b'' for none."""

@@ -164,6 +164,15 @@ async def no_end(exchange: Exchange) -> None:
     await asyncio.sleep(LONG_S)
 
 
+async def reset_after_finish(exchange: Exchange) -> None:
+    """RST between the finish reason and `[DONE]`."""
+    await exchange.head()
+    for event in exchange.events():
+        await exchange.chunk(event)
+    await asyncio.sleep(0.05)
+    exchange.reset()
+
+
 async def gigantic(exchange: Exchange) -> None:
     """An answer that does not end."""
     await exchange.head()

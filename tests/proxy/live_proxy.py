@@ -107,6 +107,7 @@ class Stopwatch:
     """How long the event loop stood still at most: time that no limit can be blamed for."""
 
     longest_s = 0.0
+    total_s = 0.0
 
     async def __aenter__(self) -> Stopwatch:
         self._task = asyncio.ensure_future(self._watch())
@@ -120,7 +121,9 @@ class Stopwatch:
         while True:
             before = time.monotonic()
             await asyncio.sleep(0.01)
-            self.longest_s = max(self.longest_s, time.monotonic() - before - 0.01)
+            stood_s = time.monotonic() - before - 0.01
+            self.longest_s = max(self.longest_s, stood_s)
+            self.total_s += stood_s
 
 
 @dataclass

@@ -208,6 +208,21 @@ async def test_strong_failure_is_an_error_where_that_is_configured():
         assert proxy.outcomes() == {"upstream_error": 1}
 
 
+async def test_a_break_after_the_finish_reason_takes_nothing_from_the_client():
+    """The answer is whole; a pinned one ends as it should have, a routed one is not worse than an error."""
+    async with pair() as (weak, _, proxy):
+        weak.fault = faults.reset_after_finish
+        seen = await proxy.ask("weak", stream=True)
+        assert seen.text == "weak words"
+        assert seen.finished
+        assert seen.events[-1] == "[DONE]"
+        assert not seen.errors
+        assert proxy.outcomes() == {"ok": 1}
+        routed = await proxy.ask("upshift", stream=True)
+        assert routed.text in ("weak words", "strong")
+        assert routed.finished
+
+
 async def test_finished_streams_give_their_connection_back():
     """`[DONE]` and the end of the body come in two packets; the connection is used again all the same."""
 

@@ -24,7 +24,8 @@ FAULTS = [
     faults.reset_mid_body, faults.truncated, faults.cut_short, faults.malformed_json, faults.wrong_type,
     faults.non_utf8, faults.status(500), faults.status(503), faults.status(503, "retry-after: 0"),
     faults.status(429), faults.error_200, faults.error_event, faults.error_event_later,
-    faults.close_unanswered, faults.reset_unanswered, faults.bad_http, faults.empty_200, faults.no_choices, faults.missing_done,
+    faults.close_unanswered,
+    faults.reset_unanswered, faults.bad_http, faults.empty_200, faults.no_choices, faults.missing_done,
     faults.hang,
 ]  # fmt: skip
 TEXTS = {"weak": "weak answer: größer als 2 €", "strong": "strong answer: ça va, 犬"}
@@ -53,12 +54,13 @@ async def client(proxy: LiveProxy, books: Books, until: float, watch: Stopwatch)
             await leave_early(proxy, model, stream)
             books.outcomes["gone"] += 1
             continue
+        stood_s = watch.total_s
         try:
             seen = await proxy.ask(model, stream)
         except (aiohttp.ClientError, TimeoutError) as error:
             books.wrong.append(f"no answer: {error!r}")
             continue
-        if not seen.ended or seen.seconds > TOTAL_S + 1.0 + 2 * watch.longest_s:
+        if not seen.ended or seen.seconds - (watch.total_s - stood_s) > TOTAL_S + 1.0:
             books.wrong.append(f"ended {seen.ended} after {seen.seconds:.1f} s")
         elif seen.status != 200:
             books.outcomes["error"] += 1
