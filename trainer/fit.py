@@ -1,6 +1,6 @@
 """`fit`: example tables in, a bundle out: all scorers, then a first calibration and policy.
 
-    read and check -> split by prompt -> query vectors -> mf -> difficulty -> evaluator
+    read and check -> split by prompt -> query vectors -> mf -> evaluator -> difficulty
     -> score the calibration split through the serving runtime -> maps, joint rule, thresholds -> bundle
 
 Scorers see the train split, early stopping the validation split; calibration sees raw scores of prompts
@@ -108,10 +108,11 @@ def fit_bundle(
     torch.manual_seed(options.seed)
     try:
         _fit_mf(work)
-        if options.difficulty:
-            _fit_difficulty(work)
+        # The evaluator first: it is where the signal is, so on a slow machine the clock never takes its time.
         if options.evaluator and work.pairs.has_answers:
             _fit_evaluator(work)
+        if options.difficulty:
+            _fit_difficulty(work)
     except ScoringError as exc:
         raise BundleError(f"fit: {exc}") from exc
     return _finish(work, Path(out))
