@@ -22,7 +22,7 @@ from demo.pair import FOLDERS
 from demo.tour import describe_tour, take_tour
 from proxy.app import create_app
 from proxy.bundle_scorers import load_bundle
-from proxy.settings import RoutingSettings, Settings, parse_settings
+from proxy.settings import Settings, parse_settings
 from routing.errors import UpshiftError
 
 BUNDLE = Path(__file__).parent / "bundle"
@@ -44,14 +44,17 @@ def demo_settings(port: int, bundle: Path) -> Settings:
         }
         for name, model in (("weak", WEAK_ID), ("strong", STRONG_ID))
     ]
-    return parse_settings({"tiers": tiers, "bundle": str(bundle), "server": {"port": port}}, "demo")
+    routing = {"strategy": "evaluator", "explore_share": 0.0}
+    return parse_settings(
+        {"tiers": tiers, "bundle": str(bundle), "server": {"port": port}, "routing": routing}, "demo"
+    )
 
 
 async def run(port: int, once: bool, prompts: int, bundle: Path = BUNDLE) -> int:
     """Serve, take the tour, and stay until interrupted unless `once`. Returns the exit status."""
     settings = demo_settings(port, bundle)
     backends = [InProcessBackend.from_folder(FOLDERS[model], model) for model in (WEAK_ID, STRONG_ID)]
-    app = create_app(settings, backends, load_bundle(bundle, RoutingSettings(explore_share=0.0)))
+    app = create_app(settings, backends, load_bundle(bundle, settings.routing))
     server = uvicorn.Server(
         uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning", access_log=False, ws="none")
     )

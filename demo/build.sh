@@ -10,9 +10,9 @@ PYTHON=.venv/bin/python
 UPSHIFT=.venv/bin/upshift
 
 $PYTHON -m demo.train --out demo/models                           # weak and strong, on prompts of the train split
-$PYTHON -m demo.answers --out "$WORK" --prompts 6000              # fit, calibrate and test: unseen by the models
+$PYTHON -m demo.answers --out "$WORK" --prompts 4000              # fit, calibrate and test: unseen by the models
 
 $UPSHIFT fit --examples "$WORK/fit.parquet" --calibration-examples "$WORK/calibrate.parquet" \
-    --weak demo-phi --strong demo-mistral --out demo/bundle --max-minutes 10 --quality 0.985
+    --weak demo-phi --strong demo-mistral --out demo/bundle --max-minutes 6 --quality 0.975
 
 $UPSHIFT evaluate demo/bundle --examples "$WORK/test.parquet" --out "$WORK/report"

@@ -1,8 +1,8 @@
 """The demo's tour: held-out prompts through the running proxy, and the tables that come of it.
 
-Each prompt is asked three times over the OpenAI API: of the weak model with its answer scored, of the strong
-model, and of `upshift`. The verifier of the prompt's task says what was right, so accuracy, cost and the
-curves below are measured, not assumed.
+Each prompt is asked over the OpenAI API: of the weak model with its answer scored, of the strong model, of
+`upshift` (here the evaluator decides), and of the strategies beside it. The verifier of the prompt's task says
+what was right, so accuracy, cost and the curves below are measured, not assumed.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from trainer.metrics import apgr, sweep_scores, trace
 _AT_ONCE = 12
 _SAMPLES = 14
 _PROMPT_CHARS = 58
+_BESIDE = ("upshift-mf", "upshift-cascade")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +38,13 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """One prompt of the tour and its three answers."""
+    """One prompt of the tour and its answers."""
 
     task: Task
     weak: Reply
     strong: Reply
     routed: Reply
+    beside: dict[str, Reply]  # by model name
     mf_score: float
 
 
@@ -55,8 +57,9 @@ async def take_tour(client: AsyncOpenAI, prompts: int, seed: int = 7) -> list[St
             weak = await _ask(client, "upshift-evaluator-1", task)  # at 1 nothing is rejected, all is scored
             strong = await _ask(client, "strong", task)
             routed = await _ask(client, "upshift", task)
+            beside = {model: await _ask(client, model, task) for model in _BESIDE}
             told = await client.post("/route", body={"prompt": task.prompt}, cast_to=dict[str, object])
-            return Stop(task, weak, strong, routed, float(str(told["route_score"])))
+            return Stop(task, weak, strong, routed, beside, float(str(told["route_score"])))
 
     return list(await asyncio.gather(*(visit(task) for task in draw_tasks("test", prompts, seed))))
 
@@ -92,7 +95,7 @@ def _samples_table(stops: Sequence[Stop]) -> str:
         prompt = " ".join(stop.task.prompt.split())
         if len(prompt) > _PROMPT_CHARS:
             prompt = prompt[: _PROMPT_CHARS - 3] + "..."
-        scores = f"{_shown(reply.route_score):>9}  {_shown(reply.evaluator_score):>7}"
+        scores = f"{_shown(stop.mf_score):>9}  {_shown(reply.evaluator_score):>7}"
         cost = f"{reply.cost_usd * 1e6:6.2f}"
         right = "right" if reply.right else "wrong"
         lines.append(f"{prompt:{_PROMPT_CHARS}}  {reply.tier:6}  {scores}  {cost}  {reply.reason}, {right}")
@@ -116,7 +119,9 @@ def _summary_table(stops: Sequence[Stop]) -> str:
     weak, strong, routed = ([getattr(stop, name) for stop in stops] for name in ("weak", "strong", "routed"))
     best = _accuracy(strong)
     lines = [f"{len(stops)} held-out prompts   accuracy  of strong's  strong calls  u$ a prompt", "-" * 72]
-    for name, replies in (("always weak", weak), ("always strong", strong), ("upshift", routed)):
+    rows = {"always weak": weak, "always strong": strong, "upshift": routed}
+    rows |= {model: [stop.beside[model] for stop in stops] for model in _BESIDE}
+    for name, replies in rows.items():
         calls = np.mean([reply.tier == "strong" for reply in replies])
         cost = np.mean([reply.cost_usd for reply in replies]) * 1e6
         accuracy = _accuracy(replies)
