@@ -199,7 +199,7 @@ class JointRule:
             "loss": self.loss.to_dict(),
             "prices": self.prices.tolist(),
             "least_x": list(self.least_x),
-            "least": [[round(value, 7) for value in row] for row in self.least.tolist()],
+            "least": self.least.tolist(),  # exact: thresholds are set between levels that may lie 1e-9 apart
             "costs": self.costs.to_dict(),
         }
 
