@@ -1,8 +1,8 @@
 """The demo's tour: held-out prompts through the running proxy, and the tables that come of it.
 
-Each prompt is asked over the OpenAI API: of the weak model with its answer scored, of the strong model, of
-Each prompt is asked over the OpenAI API: of the weak model, its answer scored, of the strong model, and of
-`upshift` (here the evaluator decides) and the strategies beside it. The verifier of the prompt's task says
+Each prompt is asked over the OpenAI API: of the weak model (its answer scored), of the strong model, of
+`upshift` (here the evaluator decides) and of the strategies beside it. The verifier of the prompt's task says
+what was right, so accuracy, cost and the curves below are measured, not assumed.
 """
 
 from __future__ import annotations
