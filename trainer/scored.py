@@ -24,6 +24,7 @@ from routing.errors import ExamplesError
 
 Floats = NDArray[np.float64]
 SCHEMA = "upshift-scored-1"
+_HEADER = "scored_pairs"
 
 _UNIT = ("q_weak", "q_strong")  # in [0, 1]
 _COSTS = ("cost_weak", "cost_strong", "cost_route", "cost_check")  # >= 0, one unit
@@ -120,7 +121,8 @@ class ScoredPairs:
             n: np.ascontiguousarray(getattr(self, n)) for n in array_names() if getattr(self, n) is not None
         }
         text = {"weak": self.weak, "strong": self.strong, "prompt_id": self.prompt_id, "group": self.group}
-        payload = encode_tensors(arrays, metadata={"schema": SCHEMA, "text": json.dumps(text)})
+        # One entry only: safetensors writes several in an order that changes from call to call.
+        payload = encode_tensors(arrays, metadata={_HEADER: json.dumps({"schema": SCHEMA, **text})})
         target = Path(path)
         partial = target.with_name(f"{target.name}.partial")
         with partial.open("wb") as file:
@@ -134,12 +136,11 @@ class ScoredPairs:
         """Read `save`'s file. Raises `ExamplesError` naming the file when it is not one."""
         try:
             with safe_open(str(path), framework="np") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("schema") != SCHEMA:
-                    raise ExamplesError(f"{path}: schema is {metadata.get('schema')!r}, expected {SCHEMA!r}")
+                text = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
+                if (schema := text.pop("schema", None)) != SCHEMA:
+                    raise ExamplesError(f"{path}: schema is {schema!r}, expected {SCHEMA!r}")
                 known = set(array_names())
                 arrays = {name: file.get_tensor(name) for name in file.keys() if name in known}  # noqa: SIM118
-                text = json.loads(metadata["text"])
         except (OSError, SafetensorError, KeyError, ValueError) as exc:
             raise ExamplesError(f"{path}: cannot be read as scored pairs: {exc}") from exc
         return cls(**text, **arrays)
