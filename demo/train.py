@@ -185,6 +185,7 @@ def main() -> None:
     processes = [subprocess.Popen([*command, name]) for name in RECIPES]
     if any(process.wait() for process in processes):
         sys.exit("a training process failed; run the command again to resume")
+    torch.set_num_threads(1)
     write_manifest(args.out)
 
 
