@@ -23,19 +23,31 @@ def break_even(curves: Mapping[str, Curve], strong: float, part: float) -> dict[
 
     With share s of strong calls the chain costs r + s. Against always-strong, which costs 1, it pays below
     r = 1 - s; against a random mix of that quality with share m, which costs m + (1 - m) r, below
-    (m - s) / m.
+    (m - s) / m. `cost_*` are least costs at the pair's own prices, over always-strong's.
     """
     curve, mix = curves["evaluator"], curves["random"]
     share = float(curve.strong_share[point_for_quality(curve, part * strong)])
     ends = float(mix.quality[-1]), float(mix.quality[0])
     blind = float(np.clip((part * strong - ends[0]) / max(ends[1] - ends[0], 1e-12), 0.0, 1.0))
+    at_price = {
+        f"cost_{name}": cost_of_quality(curves[name], part * strong) / float(mix.cost[0])
+        for name in ("evaluator", "cascade")
+        if name in curves
+    }
     return {
+        **at_price,
+        "cost_random": float(mix.cost[-1] + blind * (mix.cost[0] - mix.cost[-1])) / float(mix.cost[0]),
         "quality": part,
         "strong_share": share,
         "random_share": blind,
         "always_strong": 1.0 - share,
         "random_mix": (blind - share) / blind if blind > 0.0 else None,
     }
+
+
+def cost_of_quality(curve: Curve, wanted: float) -> float:
+    """The least mean cost of the curve's points of at least this quality."""
+    return float(curve.cost[curve.quality >= wanted - 1e-12].min())
 
 
 def costs_by_ratio(pairs: ScoredPairs, scores: CalibratedScores, policy: Policy) -> list[dict[str, float]]:
@@ -58,6 +70,6 @@ def costs_by_ratio(pairs: ScoredPairs, scores: CalibratedScores, policy: Policy)
         row = {"ratio": ratio, "random": 1.0 - kept * (1.0 - ratio)}
         for name in ("cascade", "evaluator"):
             curve = trace(sweeps[name], q_weak, q_strong)
-            row[name] = float(curve.cost[curve.quality >= KEPT * strong - 1e-12].min())
+            row[name] = cost_of_quality(curve, KEPT * strong)
         out.append(row)
     return out

@@ -74,19 +74,25 @@ def _differences(figures: Figures) -> Iterator[str]:
 def _break_even(figures: Figures) -> Iterator[str]:
     if not figures.break_even:
         return
-    columns = ("quality, of strong's", "strong calls of the evaluator", "of random")
-    yield _row(*columns, "pays against always-strong below", "against a random mix below")
-    yield "|---|---|---|---|---|"
+    yield _row("quality, of strong's", "cost of evaluator", "of cascade", "of a random mix", "strong calls of evaluator",
+               "of a random mix", "pays against always-strong below", "against a random mix below")  # fmt: skip
+    yield "|---" * 8 + "|"
     for row in figures.break_even:
+        costs = (row.get(f"cost_{name}") for name in ("evaluator", "cascade", "random"))
         mix = row["random_mix"]
-        yield (
-            f"| {row['quality']:.0%} | {row['strong_share']:.1%} | {row['random_share']:.1%} | "
-            f"{row['always_strong']:.3f} | {'-' if mix is None else 'never' if mix <= 0 else f'{mix:.3f}'} |"
+        yield _row(
+            f"{row['quality']:.0%}",
+            *("-" if cost is None else f"{cost:.3f}" for cost in costs),
+            f"{row['strong_share']:.1%}",
+            f"{row['random_share']:.1%}",
+            f"{row['always_strong']:.3f}",
+            "-" if mix is None else "never" if mix <= 0 else f"{mix:.3f}",
         )
     yield ""
     yield (
-        "The two right columns are prices of a weak answer over a strong one's. An evaluator without error "
-        f"would pay against always-strong, at strong's quality, below {figures.oracle_break_even:.3f}."
+        "Costs are at the prices stated, over always-strong's, which is 1; the two right columns are prices of a "
+        "weak answer over a strong one's. An evaluator without error would pay against always-strong, at strong's "
+        f"quality, below {figures.oracle_break_even:.3f}. Points are the best on these prompts, in hindsight."
     )
 
 
@@ -98,7 +104,7 @@ def _ratios(figures: Figures) -> Iterator[str]:
     for row in figures.priced:
         yield f"| {row['ratio']:g} | {row['cascade']:.3f} | {row['evaluator']:.3f} | {row['random']:.3f} |"
     yield ""
-    yield "Least cost, over always-strong's, at 95 % of the strong model's quality on these prompts."
+    yield "Least cost, over always-strong's, at 95 % of the strong model's quality; in hindsight."
 
 
 def _row(*cells: str) -> str:

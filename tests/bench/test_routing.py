@@ -141,6 +141,7 @@ def test_a_perfect_evaluator_beats_random_by_what_arithmetic_says() -> None:
     full = figures.break_even[-1]
     assert (full["quality"], full["strong_share"], full["always_strong"]) == (1.0, 0.5, 0.5)
     assert full["random_mix"] == pytest.approx(0.5)
+    assert (full["cost_evaluator"], full["cost_random"]) == (0.75, 1.0)
 
 
 def test_an_evaluator_that_guesses_is_not_found_better_than_random() -> None:
