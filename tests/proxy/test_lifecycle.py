@@ -15,12 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import psutil
 import pytest
 
 from tests.chaos_upstream import DONE, ChaosUpstream, Exchange, healthy
 from tests.proxy.server_process import ServerProcess, server_process, write_config
 
 CHAT = {"model": "weak", "messages": [{"role": "user", "content": "hello"}]}
+
+
+_COUNTED_S = 0.3  # a request is counted after its last byte has gone out
 
 
 async def slow(exchange: Exchange) -> None:
@@ -202,25 +206,39 @@ async def test_a_killed_worker_is_replaced_and_metrics_stay_right(tmp_path):
         async with aiohttp.ClientSession(connector=connector) as session:
             for _ in range(40):
                 assert (await ask(session, server))[0] == 200
+            await asyncio.sleep(_COUNTED_S)
             pages = {await _counts(session, server) for _ in range(10)}
             assert pages == {(40.0, 0.0)}, "every worker tells the same"
 
             upstream.fault = slow
             running = [asyncio.ensure_future(ask(session, server)) for _ in range(6)]
             await until(lambda: upstream.busy == 6)
-            victim = (await _pids(session, server)).pop()
+            pids = await _pids(session, server)
+            await until(
+                lambda: sum(_client_connections(pid, server) for pid in pids) == 6
+            )  # the look-ups have gone
+            held = {pid: _client_connections(pid, server) for pid in pids}
+            victim = max(held, key=lambda pid: held[pid])
             os.kill(victim, signal.SIGKILL)
             results = await asyncio.gather(*running, return_exceptions=True)
             broken = [one for one in results if isinstance(one, Exception)]
-            assert len(broken) < 6, "requests of the other worker are untouched"
+            assert len(broken) == held[victim], "requests of the other worker are untouched"
             assert all(isinstance(one, aiohttp.ClientError) for one in broken)
             await server.until(lambda: server.ready_lines == 3)
             upstream.fault = healthy
             await until(lambda: upstream.busy == 0)
+            await asyncio.sleep(_COUNTED_S)
             pages = {await _counts(session, server) for _ in range(10)}
             assert pages == {(40.0 + 6 - len(broken), 0.0)}, "the dead worker's counts stay, its gauge goes"
             assert victim not in await _pids(session, server)
         assert await server.end() == 0
+
+
+def _client_connections(pid, server):
+    """How many clients a worker is answering."""
+    port = int(server.url.rpartition(":")[2])
+    found = psutil.Process(pid).net_connections("tcp")
+    return sum(each.laddr.port == port and each.status == "ESTABLISHED" for each in found)
 
 
 async def test_workers_end_with_their_supervisor(tmp_path):
