@@ -74,15 +74,17 @@ def _differences(figures: Figures) -> Iterator[str]:
 def _break_even(figures: Figures) -> Iterator[str]:
     if not figures.break_even:
         return
-    yield _row("quality, of strong's", "cost of evaluator", "of cascade", "of a random mix", "strong calls of evaluator",
-               "of a random mix", "pays against always-strong below", "against a random mix below")  # fmt: skip
+    costs = ("cost of evaluator", "of cascade", "of a random mix")
+    calls = ("strong calls of evaluator", "of a random mix")
+    limits = ("pays against always-strong below", "against a random mix below")
+    yield _row("quality, of strong's", *costs, *calls, *limits)
     yield "|---" * 8 + "|"
     for row in figures.break_even:
-        costs = (row.get(f"cost_{name}") for name in ("evaluator", "cascade", "random"))
+        told = (row.get(f"cost_{name}") for name in ("evaluator", "cascade", "random"))
         mix = row["random_mix"]
         yield _row(
             f"{row['quality']:.0%}",
-            *("-" if cost is None else f"{cost:.3f}" for cost in costs),
+            *("-" if cost is None else f"{cost:.3f}" for cost in told),
             f"{row['strong_share']:.1%}",
             f"{row['random_share']:.1%}",
             f"{row['always_strong']:.3f}",
@@ -90,9 +92,10 @@ def _break_even(figures: Figures) -> Iterator[str]:
         )
     yield ""
     yield (
-        "Costs are at the prices stated, over always-strong's, which is 1; the two right columns are prices of a "
-        "weak answer over a strong one's. An evaluator without error would pay against always-strong, at strong's "
-        f"quality, below {figures.oracle_break_even:.3f}. Points are the best on these prompts, in hindsight."
+        "Costs are at the prices stated, over always-strong's, which is 1; the two right columns are prices "
+        "of a weak answer over a strong one's. An evaluator without error would pay against always-strong, at "
+        f"strong's quality, below {figures.oracle_break_even:.3f}. Points are the best on these prompts, in "
+        "hindsight."
     )
 
 
