@@ -92,10 +92,9 @@ def _break_even(figures: Figures) -> Iterator[str]:
         )
     yield ""
     yield (
-        "Costs are at the prices stated, over always-strong's, which is 1; the two right columns are prices "
-        "of a weak answer over a strong one's. An evaluator without error would pay against always-strong, at "
-        f"strong's quality, below {figures.oracle_break_even:.3f}. Points are the best on these prompts, in "
-        "hindsight."
+        "Costs are at the prices stated, over always-strong's, which is 1. The two right columns are prices of "
+        "a weak answer over a strong one's; an evaluator without error would pay against always-strong, with "
+        f"strong's quality, below {figures.oracle_break_even:.3f}. All points are the best in hindsight."
     )
 
 
