@@ -92,7 +92,7 @@ def _break_even(figures: Figures) -> Iterator[str]:
         )
     yield ""
     yield (
-        "Costs are at the prices stated, over always-strong's, which is 1. The two right columns are prices of "
+        "Costs are at the prices stated, over always-strong's, which is 1. The right columns are prices of "
         "a weak answer over a strong one's; an evaluator without error would pay against always-strong, with "
         f"strong's quality, below {figures.oracle_break_even:.3f}. All points are the best in hindsight."
     )
