@@ -18,7 +18,6 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import DataLoader, TensorDataset
 
-from scorers.answer import RecordedAnswer
 from scorers.encoders import EncoderFolder
 from scorers.features import features_of
 from scorers.tokenizer import TextTokenizer
@@ -28,6 +27,7 @@ from trainer.budget import Plan, plan_run
 from trainer.dataset import TextBatch, TokenRows, text_loader
 from trainer.examples import Example
 from trainer.loop import LoopSettings, Progress, TrainingLog, mean_over, no_progress, train
+from trainer.prefixes import answer_of
 
 MAX_VALIDATION_ROWS = 800
 ENOUGH_WEAK_ROWS = 200
@@ -60,16 +60,6 @@ class FittedEvaluator:
     log: TrainingLog
     plan: Plan
     feature_log: TrainingLog
-
-
-def answer_of(row: Example) -> RecordedAnswer:
-    """The answer of a row as serving will see it.
-
-    A table without `finish_reason` is of answers that ended by themselves, as nearly all served ones do:
-    "unknown" is kept for prefixes.
-    """
-    reason = row.finish_reason if row.finish_reason is not None else "stop"
-    return RecordedAnswer(row.response or "", reason, row.logprobs, row.completion_tokens)
 
 
 def model_offsets(rows: Sequence[Example]) -> dict[str, float]:

@@ -18,8 +18,8 @@ from scorers.errors import ScoringError
 from scorers.runtime.scorers import BundleScorers, load_scorers
 from scorers.text import TEXT_TEMPLATE
 from trainer.examples import Example, PairTable
-from trainer.fit_evaluator import answer_of
 from trainer.loop import Progress, no_progress
+from trainer.prefixes import answer_of
 from trainer.scored import ScoredPairs
 
 CHUNK_ROWS = 64
