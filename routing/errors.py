@@ -11,7 +11,9 @@ UpshiftError
 |- PolicyError             a strategy, threshold or policy file that does not exist or cannot be used
 |- BundleError             a bundle that is missing, damaged, or made for something else
 |- SettingsError           a configuration that cannot be used; names the file and the field
-`- ExamplesError           an example table that cannot be used; names the file and the row
+|- ExamplesError           an example table that cannot be used; names the file and the row
+`- StageError              a stage of the trainer that cannot go on; what it has done is kept
+   `- StageIncomplete      it went through, but rows failed for good; the artifact holds the others
 """
 
 from __future__ import annotations
@@ -67,3 +69,12 @@ class SettingsError(UpshiftError):
 
 class ExamplesError(UpshiftError):
     """An example table that cannot be used; the message names the file and the row."""
+
+
+class StageError(UpshiftError):
+    """A stage of the trainer that cannot go on; what it has done so far is kept for the next run."""
+
+
+class StageIncomplete(StageError):
+    """A stage went through, but some rows failed for good. The artifact holds the others, its manifest
+    the reasons."""
