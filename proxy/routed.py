@@ -1,0 +1,137 @@
+"""A routed request: the cascade decides, and only then something goes out.
+
+capability rules -> cascade (attempt, judge, shift up) -> what it committed to, with the field `upshift`
+"""
+
+from __future__ import annotations
+
+import random
+
+import orjson
+
+from proxy.answer_headers import decision_headers, passed_on
+from proxy.attempt import TierAttempt
+from proxy.exchange import Exchange
+from proxy.judge import RequestJudge
+from proxy.keepalive import with_signs_of_life
+from proxy.models import Routed
+from proxy.record import Record
+from proxy.recorder import Recorder
+from proxy.relay import StreamRelay, plain_body
+from proxy.rules import allowed_tiers
+from proxy.scoring import Scorers
+from proxy.settings import RoutingSettings
+from proxy.tier_calls import TierCalls
+from proxy.wire_error import from_backend_error
+from routing.cascade import Cascade, FailurePolicy, Outcome, Race
+from routing.decision import Route
+from routing.errors import BackendError
+from routing.policy import Signals
+from routing.race import RaceBudget, RaceRule
+from routing.tier import Ladder
+
+
+class RoutedCalls:
+    """Answers routed requests under one bundle."""
+
+    def __init__(
+        self,
+        settings: RoutingSettings,
+        ladder: Ladder,
+        scorers: Scorers,
+        tiers: TierCalls,
+        recorder: Recorder,
+    ) -> None:
+        self._settings = settings
+        self._ladder = ladder
+        self._scorers = scorers
+        self._tiers = tiers
+        self._recorder = recorder
+        self._failure = FailurePolicy(settings.on_scorer_failure, settings.on_strong_failure)
+        self._race = Race(
+            RaceRule(settings.race_unsure, settings.race_slow_after_s), RaceBudget(settings.race_budget_share)
+        )
+
+    async def answer(self, exchange: Exchange, target: Routed) -> None:
+        """Decide and send. Raises `ApiError`."""
+        call, record, scorers = exchange.call, exchange.record, self._scorers
+        judge = RequestJudge(scorers, call, self._settings.scorer_timeout_s)
+        allowed, barred = allowed_tiers(call, self._ladder, judge.prompt)
+        record.strategy = target.rule.strategy
+        self._recorder.note_prompt(record, judge.prompt)
+
+        async def begin(tier: int, judged: bool) -> TierAttempt:
+            return await self._tiers.begin(exchange, tier, judged=judged)
+
+        choose = scorers.policy.choose if target.plain else None
+        mode = target.stream_mode or self._settings.stream_mode
+        race = self._race if call.stream and mode == "race" else None
+        cascade = Cascade(
+            len(self._ladder), target.rule, begin, judge, self._failure, choose, allowed, barred, race
+        )
+        work = cascade.run(Signals(draw=random.random()), scorers.policy.version)
+        silence_s = self._settings.stream_keepalive_s
+        if call.stream and silence_s:
+            outcome = await with_signs_of_life(work, silence_s, exchange.show_life)
+        else:
+            outcome = await work
+        route = record.route = outcome.route
+        record.scorer_error, record.hard_check, record.race = (
+            outcome.scorer_error, outcome.hard_check, outcome.race,
+        )  # fmt: skip
+        await self._show(exchange, outcome, route)
+
+    async def _show(self, exchange: Exchange, outcome: Outcome, route: Route) -> None:
+        """Send what the cascade committed to."""
+        record, tier = exchange.record, self._ladder[route.tier]
+        for rejected in outcome.rejected:
+            assert isinstance(rejected, TierAttempt)
+            self._recorder.settle(record, rejected)
+        if outcome.error is not None:
+            raise from_backend_error(outcome.error, tier.name) from outcome.error
+        attempt = outcome.attempt
+        assert isinstance(attempt, TierAttempt)
+        try:
+            if attempt.standing != "ok":
+                exchange.headers += decision_headers(route, tier.name, tier.model)
+                await self._tiers.relay_error(exchange, attempt)
+                return
+            if route.decision == "degraded":
+                record.outcome = "degraded"
+            model = _served_model(attempt, tier.model)
+            exchange.headers += decision_headers(route, tier.name, model)
+            exchange.headers += passed_on(attempt.headers)
+            if exchange.call.stream:
+                relay = StreamRelay(attempt, lambda usage: self._field(record, attempt, route, model))
+                await exchange.send_stream(attempt.status, relay.pieces())
+            else:
+                body = plain_body(attempt, lambda usage: self._field(record, attempt, route, model))
+                await exchange.send_plain(attempt.status, body)
+        except BackendError as error:
+            raise from_backend_error(error, tier.name) from error
+        finally:
+            await attempt.close()
+            self._recorder.settle(record, attempt, served=True)
+
+    def _field(self, record: Record, attempt: TierAttempt, route: Route, model: str) -> bytes:
+        """The body field `upshift`, once the usage is known."""
+        self._recorder.settle(record, attempt, served=True)
+        return orjson.dumps(
+            {
+                "tier": self._ladder[route.tier].name,
+                "model": model,
+                "decision": route.decision,
+                "reason": route.reason,
+                "strategy": route.strategy,
+                "threshold": route.threshold,
+                "route_score": route.route_score,
+                "evaluator_score": route.answer_score,
+                "policy": route.policy_version,
+                "cost_usd": record.cost_usd,
+            }
+        )
+
+
+def _served_model(attempt: TierAttempt, default: str) -> str:
+    name = attempt.data.get("model") if attempt.data is not None else attempt.reader.model
+    return name if isinstance(name, str) and name else default
