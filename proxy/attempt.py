@@ -16,9 +16,10 @@ import orjson
 
 from proxy.call import Call
 from proxy.completion import StreamReader, Usage, check_choices, read_answers, read_json, read_usage
+from proxy.record import TierUse
 from proxy.sse import EventSplitter, EventTooLarge, event_data
 from proxy.wire_error import error_code
-from routing.cascade import Standing
+from routing.attempt import Standing
 from routing.errors import BackendBroken, BackendError
 from routing.protocols import Answer, Backend, BackendReply, BackendRequest
 from routing.tier import Tier
@@ -51,10 +52,12 @@ class TierAttempt:
         self.events: list[bytes] = []  # read, not yet sent
         self.reader = StreamReader(call.api)
         self.done = False  # the stream's [DONE] or the end of the connection was reached
+        self.use: TierUse | None = None  # its place in the request's account
         self.ended_well = False  # a stream that was not read but passed on came to its proper end
         self._reply = reply
         self._splitter = EventSplitter()
         self._pieces: AsyncIterator[bytes] | None = None
+        self._reading: asyncio.Future[bytes] | None = None  # the next piece, waited for and not yet taken
 
     async def classify(self) -> None:
         """For an error status: read the body and tell whose fault it is."""
@@ -96,6 +99,15 @@ class TierAttempt:
             raise BackendBroken("the answer is not of the shape of a completion") from error
 
     @property
+    def tokens(self) -> int:
+        """Tokens held of the shortest choice, about; of a stream."""
+        return self.reader.tokens
+
+    def prefix(self) -> list[Answer]:
+        """What a stream holds of each choice; empty when it is no plain text or a choice has not begun."""
+        return self.reader.prefixes(self.call.choices)
+
+    @property
     def whole(self) -> bool:
         """Whether the answer has come to its end."""
         return self.reader.finished or self.ended_well if self.call.stream else self.data is not None
@@ -111,21 +123,35 @@ class TierAttempt:
 
     async def raw_pieces(self) -> AsyncIterator[bytes]:
         """The rest of the stream's bytes, for a relay that has taken over `events`."""
-        async for piece in self._stream():
+        while piece := await self._next_piece():
             yield piece
+
+    def reading(self) -> asyncio.Future[bytes]:
+        """The wait for the next piece; whoever takes it next takes this one."""
+        if self._reading is None:
+            self._reading = asyncio.ensure_future(anext(self._stream(), b""))
+        return self._reading
+
+    async def advance(self) -> bool:
+        """Take the next piece of a stream. False at its end."""
+        return await self._pull()
 
     def take_splitter(self) -> EventSplitter:
         """The splitter with whatever part of an event it holds."""
         return self._splitter
 
     async def close(self) -> None:
+        reading, self._reading = self._reading, None
+        if reading is not None:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
         await self._reply.close()
 
     async def finish(self) -> None:
         """Read what follows the last event, so that the connection can be used again."""
         try:
             async with asyncio.timeout(_END_S):
-                async for _ in self._stream():
+                while await self._next_piece():
                     pass
         except (TimeoutError, BackendError):
             pass  # the answer is complete; only the connection is lost
@@ -139,11 +165,16 @@ class TierAttempt:
             self._pieces = self._reply.chunks()
         return self._pieces
 
+    async def _next_piece(self) -> bytes:
+        """b'' at the end."""
+        reading, self._reading = self._reading, None
+        return await (reading if reading is not None else anext(self._stream(), b""))
+
     async def _pull(self) -> bool:
         """Read one piece. False at the end of the stream."""
         if self.done:
             return False
-        piece = await anext(self._stream(), b"")
+        piece = await self._next_piece()
         try:
             events = self._splitter.feed(piece) if piece else [self._splitter.rest()]
         except EventTooLarge as error:

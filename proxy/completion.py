@@ -11,6 +11,7 @@ import orjson
 from proxy.call import Api
 from routing.errors import BackendBroken
 from routing.protocols import Answer
+from scorers.pieces import count_pieces
 from scorers.text import render_answer
 
 
@@ -81,6 +82,12 @@ class _Choice:
     tools: dict[int, dict[str, str]] = field(default_factory=dict)
     logprobs: list[float] = field(default_factory=list)
     finish_reason: str | None = None
+    text_pieces: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """As the backend's log-probabilities count them, else by the text."""
+        return len(self.logprobs) or self.text_pieces
 
 
 class StreamReader:
@@ -121,6 +128,20 @@ class StreamReader:
         except (AttributeError, TypeError, ValueError) as error:
             raise BackendBroken("a stream event is not of the shape of a chunk") from error
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of the shortest choice so far, about."""
+        return min((choice.tokens for choice in self._choices.values()), default=0)
+
+    def prefixes(self, choices: int) -> list[Answer]:
+        """What has come so far of `choices` choices, by index; empty when one has not begun or is no text."""
+        held = [choice for _, choice in sorted(self._choices.items())]
+        if len(held) != choices or any(choice.tools or not choice.content for choice in held):
+            return []
+        return [  # a copy: the choices grow on while this one is scored in another thread
+            Answer("".join(c.content), c.finish_reason, tuple(c.logprobs) or None, c.tokens) for c in held
+        ]
+
     def answers(self) -> list[Answer]:
         """What has come so far, by choice index."""
         out = []
@@ -149,6 +170,7 @@ def _add_delta(choice: _Choice, delta: Mapping[str, Any]) -> int:
     before = len(choice.content) + len(choice.refusal)
     if isinstance(delta.get("content"), str) and delta["content"]:
         choice.content.append(delta["content"])
+        choice.text_pieces += count_pieces(delta["content"])
     if isinstance(delta.get("refusal"), str) and delta["refusal"]:
         choice.refusal.append(delta["refusal"])
     calls = delta.get("tool_calls") or []

@@ -37,13 +37,19 @@ def expectation(call: Call) -> Expectation:
 
 
 class RequestJudge:
-    """`routing.cascade.Judge` for one call. A score later than `timeout_s` (0: no limit) has failed."""
+    """`routing.attempt.Judge` for one call. A score later than `timeout_s` (0: no limit) has failed."""
 
     def __init__(self, scorers: Scorers, call: Call, timeout_s: float) -> None:
         self._scorers = scorers
         self._timeout_s = timeout_s or None
         self._expect = expectation(call)
+        self._several = call.api == "completions" and not isinstance(call.prompt, str)  # prompts in one call
         self.prompt = prompt_text(call)
+
+    @property
+    def prefix_tells(self) -> bool:
+        """Whether the beginning of a stream can be judged: a JSON answer and a tool call only as a whole."""
+        return not self._expect.json and not self._expect.tools and not self._several
 
     async def read_prompt(self, rule: Rule, signals: Signals) -> None:
         if not rule.needs_prompt_scores:

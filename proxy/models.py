@@ -17,7 +17,7 @@ _log = logging.getLogger("upshift.models")
 _STRATEGY = re.compile(r"upshift(?:-(mf|difficulty|evaluator|cascade|random))?(?:-([0-9.eE+-]+))?")
 _ROUTELLM = re.compile(r"router-([a-z_]+)-([0-9.eE+-]+)")
 _ROUTELLM_NAMES = {"mf": "mf", "bert": "difficulty", "random": "random"}
-STREAM_MODES = ("hold", "race")
+STREAM_MODES = ("hold", "early", "race")
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,12 +53,12 @@ class Recorder:
 
     def settle(self, record: Record, attempt: TierAttempt, served: bool = False) -> None:
         """Note what an attempt used, rejected or served. Safe to call again when more is known."""
-        for use in record.uses:
-            if use.tier == attempt.tier:
-                broken = attempt.standing != "ok"
-                outcome = "error" if broken else "ok" if attempt.whole else "pending"
-                self.end(use, outcome, attempt.usage, self._ladder[attempt.tier])
-                use.served = served and not broken
+        use = attempt.use
+        if use is not None:
+            broken = attempt.standing != "ok"
+            outcome = "error" if broken else "ok" if attempt.whole else "pending"
+            self.end(use, outcome, attempt.usage, self._ladder[attempt.tier])
+            use.served = served and not broken
         if served and self._store_text and (answers := attempt.answers()):
             record.answer = answers[0].text
 

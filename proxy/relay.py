@@ -87,6 +87,7 @@ class StreamRelay:
                 not splitter.holding
                 and piece.endswith(b"\n\n")
                 and self._kept is None
+                and not attempt.asked.logprobs  # those have to be taken out again
                 and not _LOOK_INTO.search(piece)
                 and _is_whole(piece)
             ):

@@ -5,6 +5,7 @@ capability rules -> cascade (attempt, judge, shift up) -> what it committed to, 
 
 from __future__ import annotations
 
+import logging
 import random
 
 import orjson
@@ -23,12 +24,16 @@ from proxy.scoring import Scorers
 from proxy.settings import RoutingSettings
 from proxy.tier_calls import TierCalls
 from proxy.wire_error import from_backend_error
-from routing.cascade import Cascade, FailurePolicy, Outcome, Race
+from routing.attempt import FailurePolicy, Outcome
+from routing.cascade import Cascade, Race
 from routing.decision import Route
 from routing.errors import BackendError
-from routing.policy import Signals
+from routing.policy import Rule, Signals
+from routing.prefix_watch import Early
 from routing.race import RaceBudget, RaceRule
 from routing.tier import Ladder
+
+_log = logging.getLogger("upshift.routed")
 
 
 class RoutedCalls:
@@ -47,6 +52,7 @@ class RoutedCalls:
         self._scorers = scorers
         self._tiers = tiers
         self._recorder = recorder
+        self._told_no_bounds = False
         self._failure = FailurePolicy(settings.on_scorer_failure, settings.on_strong_failure)
         self._race = Race(
             RaceRule(settings.race_unsure, settings.race_slow_after_s), RaceBudget(settings.race_budget_share)
@@ -66,8 +72,9 @@ class RoutedCalls:
         choose = scorers.policy.choose if target.plain else None
         mode = target.stream_mode or self._settings.stream_mode
         race = self._race if call.stream and mode == "race" else None
+        early = self._early(target.rule, judge) if call.stream and mode == "early" else None
         cascade = Cascade(
-            len(self._ladder), target.rule, begin, judge, self._failure, choose, allowed, barred, race
+            len(self._ladder), target.rule, begin, judge, self._failure, choose, allowed, barred, race, early
         )
         work = cascade.run(Signals(draw=random.random()), scorers.policy.version)
         silence_s = self._settings.stream_keepalive_s
@@ -80,6 +87,22 @@ class RoutedCalls:
             outcome.scorer_error, outcome.hard_check, outcome.race,
         )  # fmt: skip
         await self._show(exchange, outcome, route)
+
+    def _early(self, rule: Rule, judge: RequestJudge) -> Early | None:
+        """How prefixes are judged; None where the policy has no bounds for this rule: streams are held."""
+        if not rule.needs_answer_score or not judge.prefix_tells:
+            return None
+        bounds = self._scorers.policy.early_rule(rule)
+        if bounds is None:
+            if not self._told_no_bounds:
+                self._told_no_bounds = True
+                _log.warning(
+                    "stream_mode 'early': the bundle has no bounds for strategy %r at threshold %g; "
+                    "such streams are held to their end",
+                    rule.strategy, rule.threshold,
+                )  # fmt: skip
+            return None
+        return Early(bounds, self._settings.early_interval_s)
 
     async def _show(self, exchange: Exchange, outcome: Outcome, route: Route) -> None:
         """Send what the cascade committed to."""

@@ -98,7 +98,12 @@ class RoutingSettings(Section):
     explore_share: Share | None = Field(
         None, description="share of requests that explore; empty: the bundle's own"
     )
-    stream_mode: Literal["hold", "race"] = Field("hold", description="when a judged stream may begin")
+    stream_mode: Literal["hold", "early", "race"] = Field(
+        "hold", description="when a judged stream may begin"
+    )
+    early_interval_s: Seconds = Field(
+        2.0, description="score a growing prefix this often between checkpoints; 0: at checkpoints only"
+    )
     race_unsure: Share = Field(
         0.1, description="race at once when P(strong) is this near the threshold; 0: never"
     )

@@ -42,6 +42,7 @@ class TierCalls:
         except BackendError as error:
             self._recorder.end(use, failure_outcome(error))
             raise
+        attempt.use = use
         if attempt.standing != "ok" and not pinned:
             self._recorder.end(use, "error")
         return attempt

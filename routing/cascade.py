@@ -11,82 +11,16 @@ before it is returned here: that is the whole safety of streaming through a casc
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
 
+from routing.attempt import Attempt, Begin, Choose, FailurePolicy, Judge, Outcome, StreamAttempt
 from routing.decision import Reason, Route
 from routing.errors import BackendError, BackendTimeout, ScorerError
-from routing.policy import Choice, Entry, Rule, Signals
-from routing.protocols import Answer
+from routing.policy import Entry, Rule, Signals
+from routing.prefix_watch import Early, PrefixWatch
 from routing.race import RaceBudget, RaceRule
-
-Standing = Literal["ok", "client_error", "context_window", "failed"]
-
-
-class Attempt(Protocol):
-    """A tier's reply, not yet shown to anyone."""
-
-    tier: int
-    standing: Standing
-
-    async def ready(self) -> None:
-        """Wait until the reply is known to be usable: the whole of it, or a stream's first content.
-
-        Raises `BackendError` when it is not.
-        """
-        ...
-
-    async def complete(self) -> None:
-        """Read the reply to its end and hold it. Raises `BackendError`."""
-        ...
-
-    def answers(self) -> Sequence[Answer]:
-        """The held choices (one for each of `n`). Only after `complete`."""
-        ...
-
-    async def close(self) -> None: ...
-
-
-Begin = Callable[[int, bool], Awaitable[Attempt]]  # (tier, will it be judged)
-Choose = Callable[[Rule, Signals], Choice]  # an entry with its propensity, exploration included
-
-
-class Judge(Protocol):
-    """Reads the prompt before and the answer after a weak attempt."""
-
-    async def read_prompt(self, rule: Rule, signals: Signals) -> None:
-        """Fill the scores `rule` needs into `signals`. Raises `ScorerError`."""
-        ...
-
-    def hard_check(self, answers: Sequence[Answer]) -> str | None:
-        """Name of the hard check that an answer fails, None when all pass."""
-        ...
-
-    async def score_answers(self, answers: Sequence[Answer]) -> float:
-        """P(adequate) of the least adequate answer. Raises `ScorerError`."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class FailurePolicy:
-    """When a scorer fails, go to 'strong' or 'weak'; when strong fails, serve 'weak' or an 'error'."""
-
-    scorer: Literal["strong", "weak"] = "strong"
-    strong: Literal["weak", "error"] = "weak"
-
-
-@dataclass(slots=True)
-class Outcome:
-    """The attempt to show (or the failure to report), and all that was paid for besides."""
-
-    route: Route
-    attempt: Attempt | None
-    error: BackendError | None = None
-    rejected: list[Attempt] = field(default_factory=list)
-    hard_check: str | None = None
-    scorer_error: str | None = None
-    race: Literal["won", "lost", "denied"] | None = None  # from the view of the tier that was started early
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +48,11 @@ class Cascade:
         allowed: Sequence[bool] | None = None,
         barred_reason: Reason = "capability",
         race: Race | None = None,
+        early: Early | None = None,
     ) -> None:
         """`choose` explores; without it the rule alone decides. `allowed[i]` is False where tier i may not
-        answer at all (window, capability). Without `race` tiers are tried one after the other."""
+        answer at all (window, capability). Without `race` tiers are tried one after the other; with `early`
+        the attempts are streams, and the first tier's may be decided on before its end."""
         self._last = tiers - 1
         self._rule = rule
         self._begin = begin
@@ -126,6 +62,8 @@ class Cascade:
         self._allowed = list(allowed) if allowed is not None else [True] * tiers
         self._barred_reason = barred_reason
         self._race = race
+        self._prefixes = early
+        self._abandoned: int | None = None  # the tier whose stream was given up before its end
         self._open: list[Attempt] = []
         self._early: dict[int, asyncio.Task[Begun]] = {}  # attempts begun before their turn
         self._unusable: set[int] = set()  # tiers whose answer failed a hard check
@@ -206,6 +144,8 @@ class Cascade:
         if not judged:
             await attempt.ready()
             return True
+        if self._prefixes is not None and tier == 0 and self._rule.needs_answer_score:
+            return await self._settle_early(self._prefixes, cast(StreamAttempt, attempt), signals, outcome)
         if self._race is None:
             return await self._verdict(tier, attempt, signals, outcome)
         verdict = asyncio.ensure_future(self._verdict(tier, attempt, signals, outcome))
@@ -220,6 +160,26 @@ class Cascade:
         if outcome.race is None and self._early:
             outcome.race = "lost" if good else "won"
         return good
+
+    async def _settle_early(
+        self, early: Early, attempt: StreamAttempt, signals: Signals, outcome: Outcome
+    ) -> bool:
+        """Judge prefixes of the first tier's stream, and the whole of it where they leave it open."""
+        watch = PrefixWatch(attempt, self._judge, self._rule, early, signals)
+        sighting = await watch.run()
+        if sighting == "whole":
+            return await self._verdict(0, attempt, signals, outcome)
+        route = outcome.route
+        route.answer_score = signals.answer_score
+        if sighting == "commit":
+            route.reason = "early_commit"
+            return True
+        self._abandoned, route.reason = attempt.tier, "early_abandon"
+        if sighting == "hard_check":
+            route.reason, outcome.hard_check = "hard_check", watch.failed
+            self._unusable.add(attempt.tier)
+        await attempt.close()  # its work ends here, before the next tier's begins
+        return False
 
     async def _verdict(self, tier: int, attempt: Attempt, signals: Signals, outcome: Outcome) -> bool:
         await attempt.complete()
@@ -304,10 +264,8 @@ class Cascade:
             if attempt is not None:
                 outcome.rejected.append(attempt)
             return True
-        held = [a for a in outcome.rejected if a.standing == "ok" and a.tier not in self._unusable]
-        if held and self._failure.strong == "weak" and _is_complete(held[-1]):
-            degraded = held[-1]
-            outcome.rejected.remove(degraded)
+        degraded = await self._rescue(outcome)
+        if degraded is not None:
             outcome.attempt = degraded
             route.tier, route.decision, route.reason = degraded.tier, "degraded", "strong_failed"
             return False
@@ -317,6 +275,26 @@ class Cascade:
         outcome.attempt, outcome.error = (attempt, None) if error is None else (None, error)
         route.decision = "escalated" if outcome.rejected else "strong"
         return False
+
+    async def _rescue(self, outcome: Outcome) -> Attempt | None:
+        """What stands in where the last tier fails: a rejected answer that came whole, else the tier whose
+        stream was given up early, asked once more."""
+        if self._failure.strong != "weak":
+            return None
+        held = [a for a in outcome.rejected if a.standing == "ok" and a.tier not in self._unusable]
+        if held and _is_complete(held[-1]):
+            outcome.rejected.remove(held[-1])
+            return held[-1]
+        if self._abandoned is None or self._abandoned in self._unusable:
+            return None
+        again, error = await self._start(self._abandoned, False)
+        if again is None or error is not None or again.standing != "ok":
+            return None
+        try:
+            await again.ready()
+        except BackendError:
+            return None
+        return again
 
     def _commit(self, outcome: Outcome, attempt: Attempt, entered: int) -> None:
         route = outcome.route

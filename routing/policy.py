@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from routing.early import EarlyRule
 from routing.errors import MissingSignal, PolicyError
 from routing.joint_rule import HIGHEST_PRICE, JointRule
 
@@ -85,9 +86,22 @@ class Rule:
         """
         return True
 
+    def margin(self, tier: int, signals: Signals) -> float:
+        """How far the answer of `tier` is from its cut: accepted iff below 0. Raises `MissingSignal`.
+
+        Comparable between answers of one prompt or of many under this rule, not between rules.
+        """
+        return -1.0 if self.accept(tier, signals) else 1.0
+
     def entry_probability(self, entry: Entry, signals: Signals) -> float:
         """Probability that this rule starts with `entry` (0 or 1 but for a random rule)."""
         return float(self.enter(signals) == entry)
+
+    def _score(self, signals: Signals) -> float:
+        score = signals.answer_score
+        if score is None or math.isnan(score):
+            raise self._missing("answer_score", score)
+        return score
 
     def _missing(self, name: str, value: float | None) -> MissingSignal:
         return MissingSignal(
@@ -132,10 +146,11 @@ class EvaluatorRule(Rule):
         return self._weak_checked
 
     def accept(self, tier: int, signals: Signals) -> bool:
-        score = signals.answer_score
-        if score is None or math.isnan(score):
-            raise self._missing("answer_score", score)
+        score = self._score(signals)
         return tier >= self.tiers - 1 or 1.0 - score < self.threshold
+
+    def margin(self, tier: int, signals: Signals) -> float:
+        return (1.0 - self._score(signals)) - self.threshold
 
 
 class RandomRule(Rule):
@@ -177,15 +192,21 @@ class CascadeRule(Rule):
         return self._weak if index < cuts.check_from else self._weak_checked
 
     def accept(self, tier: int, signals: Signals) -> bool:
-        score = signals.answer_score
-        if score is None or math.isnan(score):
-            raise self._missing("answer_score", score)
         if tier >= self.tiers - 1:
+            self._score(signals)
             return True
+        return self._index(tier, signals) < self._cuts[tier].reject_from
+
+    def margin(self, tier: int, signals: Signals) -> float:
+        cut = self._cuts[tier].reject_from
+        return self._index(tier, signals) - cut if math.isfinite(cut) else -cut
+
+    def _index(self, tier: int, signals: Signals) -> float:
+        score = self._score(signals)
         index = self._joint[tier].answer_index(score, signals.route_score, signals.difficulty)
         if math.isnan(index):
             raise self._missing(" and ".join(sorted(self.needs_prompt_scores)), None)
-        return index < self._cuts[tier].reject_from
+        return index
 
 
 class Policy:
@@ -193,8 +214,8 @@ class Policy:
 
     `thresholds` names every strategy that can be served, each in [0, 1] but for the cascade's, which is a
     price and may be higher where weak costs nearly as much as strong; a strategy whose scorer the bundle
-    lacks is left out. `joint` holds one `JointRule` for every step up the ladder, or one for all steps.
-    Raises `PolicyError`.
+    lacks is left out. `joint` holds one `JointRule` for every step up the ladder, or one for all steps;
+    `early`, by strategy, the bounds for judging prefixes of the first tier's streams. Raises `PolicyError`.
     """
 
     def __init__(
@@ -206,6 +227,7 @@ class Policy:
         tiers: int = 2,
         joint: Sequence[JointRule] = (),
         explore_share: float = DEFAULT_EXPLORE_SHARE,
+        early: Mapping[str, EarlyRule] | None = None,
     ) -> None:
         if tiers < 1:
             raise PolicyError(f"a policy needs at least one tier; it got tiers={tiers}")
@@ -220,6 +242,7 @@ class Policy:
         self.tiers = tiers
         self.explore_share = explore_share
         self.joint = tuple(joint)
+        self.early = dict(early or {})
         self.thresholds = {
             name: _checked_threshold(thresholds[name], HIGHEST_PRICE if name == "cascade" else 1.0)
             for name in STRATEGIES
@@ -247,6 +270,11 @@ class Policy:
                 self._rules.clear()
             self._rules[name, threshold] = rule
         return rule
+
+    def early_rule(self, rule: Rule) -> EarlyRule | None:
+        """The bounds for judging prefixes under `rule`; None where none were fitted for its threshold."""
+        early = self.early.get(rule.strategy)
+        return early if early is not None and early.fits(rule.threshold) else None
 
     def choose(self, rule: Rule, signals: Signals) -> Choice:
         """The entry for a request, exploration included, with its propensity. Raises `MissingSignal`.
@@ -293,6 +321,7 @@ class Policy:
             "explore_share": self.explore_share,
             "thresholds": dict(self.thresholds),
             "joint": [rule.to_dict() for rule in self.joint],
+            "early": {name: early.to_dict() for name, early in self.early.items()},
         }
 
     @classmethod
@@ -308,6 +337,9 @@ class Policy:
                 tiers=int(data["tiers"]),
                 joint=[JointRule.from_dict(rule) for rule in data.get("joint", ())],
                 explore_share=float(data.get("explore_share", DEFAULT_EXPLORE_SHARE)),
+                early={
+                    str(name): EarlyRule.from_dict(early) for name, early in data.get("early", {}).items()
+                },
             )
         except KeyError as exc:
             raise PolicyError(f"policy lacks the field {exc.args[0]!r}") from exc

@@ -2,21 +2,18 @@
 
 A table keeps an answer's text and perhaps its token count, seldom where each token ends. With a count (or
 log-probabilities, one a token) the text is cut at the same share of its pieces; without, a piece counts as a
-token: up to six letters of a word with the space before it, or one sign, which on English text is within a
-tenth of what byte-pair tokenizers count. A cut ends where a piece ends, never inside a letter's bytes.
+token (`scorers/pieces.py`). A cut ends where a piece ends, never inside a letter's bytes.
 """
 
 from __future__ import annotations
 
 import math
-import re
 
 from scorers.answer import RecordedAnswer
+from scorers.pieces import PIECE
 from trainer.examples import Example
 
 CHECKPOINT_TOKENS = (16, 32, 64, 128, 256)  # where a stream may be judged early
-
-_PIECE = re.compile(r"\s*(?:\w{1,6}|[^\w\s])|\s+")
 
 
 def answer_of(row: Example) -> RecordedAnswer:
@@ -38,7 +35,7 @@ def cut_answer(row: Example, tokens: int) -> RecordedAnswer:
     if tokens < 1:
         raise ValueError(f"an answer is cut at 1 token or more, not at {tokens}")
     whole = answer_of(row)
-    ends = [match.end() for match in _PIECE.finditer(whole.text)]
+    ends = [match.end() for match in PIECE.finditer(whole.text)]
     total = _known_tokens(row) or len(ends)
     if total <= tokens or not ends:
         return whole

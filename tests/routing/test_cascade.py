@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routing.cascade import Cascade, FailurePolicy, Outcome, Race, Standing
+from routing.attempt import FailurePolicy, Outcome, Standing
+from routing.cascade import Cascade, Race
 from routing.errors import BackendBroken, BackendTimeout, ScorerError
 from routing.policy import Policy, Rule, Signals
 from routing.protocols import Answer
