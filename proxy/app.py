@@ -15,22 +15,25 @@ from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
 from proxy.api_document import install_document
-from proxy.auth import KeyRing
+from proxy.auth import open_key_ring
 from proxy.chat import ChatEndpoint
 from proxy.decision_log import open_decision_log
+from proxy.door import Door
 from proxy.dry_run import RouteEndpoint
 from proxy.edge import Edge, Handler
 from proxy.embeddings import Embeddings
 from proxy.endpoints import add_endpoints
 from proxy.error_handlers import add_error_handlers
 from proxy.gateway import Gateway
+from proxy.limits import Meter
+from proxy.meter import open_meter
 from proxy.metrics import Metrics
 from proxy.pass_through import PassThrough
 from proxy.recorder import Recorder
 from proxy.responses.api import Responses
 from proxy.responses.stored import StoredResponses
 from proxy.scoring import NoScorers, Scorers
-from proxy.settings import Settings, read_secret
+from proxy.settings import Settings
 from routing.errors import ScorerError, SettingsError
 from routing.protocols import Backend, DecisionLog
 
@@ -44,6 +47,8 @@ class UpshiftApp(FastAPI):
     metrics: Metrics
     direct: dict[str, Handler]
     edge: Edge
+    door: Door
+    meter: Meter
     ready: bool = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -51,7 +56,7 @@ class UpshiftApp(FastAPI):
             await super().__call__(scope, receive, send)
             return
         handler = self.direct.get(scope["path"], self.edge) if scope["method"] == "POST" else self.edge
-        await handler(scope, receive, send)
+        await self.door.let_in(handler, scope, receive, send)
 
     async def serve_routes(self, scope: Scope, receive: Receive, send: Send) -> None:
         """FastAPI's own part."""
@@ -64,9 +69,10 @@ def create_app(
     scorers: Scorers | None = None,
     log: DecisionLog | None = None,
     metrics: Metrics | None = None,
+    meter: Meter | None = None,
 ) -> UpshiftApp:
     """The only wiring. `backends[i]` answers for `settings.tiers[i]`; without `scorers` all routed
-    prompts go to the last tier; `metrics` of an application before this one go on counting.
+    prompts go to the last tier; `metrics` and `meter` of an application before this one go on counting.
     Raises `SettingsError`.
     """
     ladder = settings.ladder()
@@ -80,7 +86,7 @@ def create_app(
     metrics.show_policy(judge.policy.version)
     judge.attach(metrics)
     decisions = log or open_decision_log(settings.log, metrics.rows_dropped.inc)
-    keys = KeyRing(key.strip() for key in read_secret(settings.auth.keys_env).split(","))
+    keys = open_key_ring(settings.auth)
     recorder = Recorder(metrics, decisions, ladder, settings.log.store_text)
 
     @asynccontextmanager
@@ -98,6 +104,8 @@ def create_app(
         for backend in backends:
             await backend.close()
         await decisions.close()
+        if meter is None:
+            await app.meter.close()
 
     app = UpshiftApp(
         title="Upshift",
@@ -107,7 +115,9 @@ def create_app(
         redoc_url=None,
     )
     app.metrics = metrics
-    gateway = app.gateway = Gateway(settings, ladder, backends, judge, keys, metrics, recorder)
+    gateway = app.gateway = Gateway(settings, ladder, backends, judge, metrics, recorder)
+    app.meter = meter or open_meter(settings.auth)
+    app.door = Door(keys, app.meter, settings.server.admin_port, gateway.refuse, gateway.cors)
     passing = PassThrough(gateway)
     embeddings = Embeddings(gateway, passing)
     app.direct = {

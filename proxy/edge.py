@@ -1,7 +1,7 @@
-"""Around every request that is not proxied: preflights, keys, HEAD, bounded bodies, and the same headers.
+"""Around every request that is not proxied: preflights, HEAD, bounded bodies, and the same headers.
 
-Proxied calls never come here. For the rest this does in one place what a stack of middleware would: check
-the key before anything is read, read the body within its bound (gzip undone), and put request id, CORS and
+Proxied calls never come here. For the rest this does in one place what a stack of middleware would: read
+the body within its bound (gzip undone), and put request id, CORS and
 timing on every answer, errors included. CORS covers the API only: pages of other origins have no business
 with metrics, the console or `/admin`.
 """
@@ -22,7 +22,6 @@ from proxy.wire import (
     Receive,
     Scope,
     Send,
-    header,
     read_body,
     send_end,
     send_start,
@@ -71,7 +70,6 @@ class Edge:
             await send_start(send, 204, headers)
             await send_end(send)
             return
-        gateway.keys.check(header(scope, b"authorization"))
         if methods is not None:
             if method not in methods:
                 raise ApiError(

@@ -15,7 +15,7 @@ from proxy.gateway import Gateway
 from proxy.models import Pinned
 from proxy.pass_through import PassThrough, Target
 from proxy.settings import Settings, read_secret
-from proxy.wire import ClientGone, Receive, Scope, Send, header, read_body
+from proxy.wire import ClientGone, Receive, Scope, Send, read_body
 from proxy.wire_error import ApiError
 from routing.protocols import Backend
 from routing.tier import Tier
@@ -39,7 +39,6 @@ class Embeddings:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         gateway = self._gateway
         try:
-            gateway.keys.check(header(scope, b"authorization"))
             body = await read_body(scope, receive, gateway.settings.server.max_body_bytes)
             fields = decode_fields(body)
             _check_input(fields)

@@ -1,6 +1,6 @@
 """The driver of a proxied request: every step in order.
 
-    authenticate -> read -> parse -> resolve the model -> pinned: relay, routed: cascade, then relay -> record
+    read -> parse -> resolve the model -> pinned: relay, routed: cascade, then relay -> record
 
 It is a plain ASGI application, below FastAPI's middleware: a proxied request pays for nothing it does not
 use. Work that the client need not wait for (metrics, the decision log) comes after its last byte.
@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from proxy.admission import Admission
 from proxy.answer_headers import Cors, decision_headers, opening_headers, passed_on, request_id, traced
 from proxy.attempt import TierAttempt
-from proxy.auth import KeyRing
 from proxy.call import Api, parse_call
 from proxy.exchange import Exchange, send_error
+from proxy.limits import ACCOUNT
 from proxy.metrics import Metrics
 from proxy.models import ModelNames, Pinned
 from proxy.pinned_relay import PinnedRelay
@@ -48,14 +48,12 @@ class Gateway:
         ladder: Ladder,
         backends: Sequence[Backend],
         scorers: Scorers,
-        keys: KeyRing,
         metrics: Metrics,
         recorder: Recorder,
     ) -> None:
         self.settings = settings
         self.ladder = ladder
         self.scorers = scorers
-        self.keys = keys
         self.cors = Cors(settings.server.cors_origins)
         self.names = ModelNames(ladder, settings.routing.strategy, settings.routing.threshold)
         self.backends = backends
@@ -71,7 +69,7 @@ class Gateway:
 
     async def serve(self, api: Api, scope: Scope, receive: Receive, send: Send, label: str = "") -> Record:
         """One request from its first byte to its row in the log; `label` names the API in metrics."""
-        record = Record(label or _LABELS[api], request_id(scope))
+        record = Record(label or _LABELS[api], request_id(scope), account=scope.get(ACCOUNT))
         self.metrics.in_flight.inc()
         try:
             if await self._admitted(scope, send, record):
@@ -112,7 +110,6 @@ class Gateway:
     async def _answer(self, api: Api, scope: Scope, receive: Receive, send: Send, record: Record) -> None:
         headers = opening_headers(record.request_id, self.cors.headers(scope))
         try:
-            self.keys.check(header(scope, b"authorization"))
             body = await read_body(scope, receive, self.settings.server.max_body_bytes)
             call = parse_call(api, body, self.settings.server.max_messages)
             strategy = header(scope, b"x-upshift-strategy")

@@ -2,7 +2,8 @@
 
 A reload builds a whole new application beside the old one (settings, backends, scorers, decision log), warms
 it, and only then puts it in front. It is one assignment: a request sees the old one or the new one, never
-half of each. The old one is closed when its last request has ended. Metrics are shared, so counts go on.
+half of each. The old one is closed when its last request has ended. Metrics and what keys have used are
+shared, so counts and limits go on.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from contextlib import AsyncExitStack
 
 from proxy.app import UpshiftApp, create_app
 from proxy.backends.build import build_backends, build_health_checks, show_backends
+from proxy.limits import Meter
+from proxy.meter import open_meter
 from proxy.metrics import Metrics
 from proxy.scoring import Scorers
 from proxy.settings import Settings
@@ -21,21 +24,25 @@ from proxy.wire import Receive, Scope, Send
 from routing.errors import UpshiftError
 
 _log = logging.getLogger("upshift")
-_FIXED = ("host", "port", "workers")  # what a reload cannot change
+_FIXED = ("host", "port", "workers", "admin_host", "admin_port")  # what a reload cannot change
 
 
 class Running:
     """One application with everything it owns."""
 
     def __init__(
-        self, settings: Settings, scorers: Scorers | None = None, metrics: Metrics | None = None
+        self,
+        settings: Settings,
+        scorers: Scorers | None = None,
+        metrics: Metrics | None = None,
+        meter: Meter | None = None,
     ) -> None:
         """Raises `UpshiftError` for settings or a log that cannot be used."""
         self.settings = settings
         self.in_flight = 0
         self._empty: asyncio.Event | None = None
         self.backends = build_backends(settings)
-        self.app: UpshiftApp = create_app(settings, self.backends, scorers, metrics=metrics)
+        self.app: UpshiftApp = create_app(settings, self.backends, scorers, metrics=metrics, meter=meter)
         show_backends(settings, self.backends, self.app.metrics)
         self._checks = build_health_checks(settings, self.backends)
         self._stack = AsyncExitStack()
@@ -72,7 +79,8 @@ class LiveApp:
 
     def __init__(self, settings: Settings, scorers: Scorers | None = None) -> None:
         """`scorers` stand in for the configured bundle, where they are given. Raises `UpshiftError`."""
-        self.running = Running(settings, scorers or load_scorers(settings))
+        self._meter = open_meter(settings.auth)
+        self.running = Running(settings, scorers or load_scorers(settings), meter=self._meter)
         self._retired: set[asyncio.Task[None]] = set()
         self._reloading = asyncio.Lock()
 
@@ -121,7 +129,7 @@ class LiveApp:
         try:
             if scorers is not None:
                 await scorers.warm()
-            new = Running(settings, scorers, old.app.metrics)
+            new = Running(settings, scorers, old.app.metrics, self._meter)
         except UpshiftError:
             if scorers is not None:
                 await scorers.close()
@@ -142,6 +150,7 @@ class LiveApp:
         if self._retired:
             await asyncio.wait(self._retired, timeout=1.0)
         await self.running.stop()
+        await self._meter.close()
         await send({"type": "lifespan.shutdown.complete"})
 
 

@@ -24,6 +24,7 @@ from proxy.answer_headers import (
 )
 from proxy.completion import Usage
 from proxy.gateway import SHUTTING_DOWN, Gateway
+from proxy.limits import ACCOUNT
 from proxy.record import Record
 from proxy.wire import ClientWatch, Headers, Receive, Scope, Send, send_end, send_start, send_whole
 from proxy.wire_error import ApiError, from_backend_error, from_backend_reply
@@ -75,7 +76,9 @@ class PassThrough:
         False: `declines` recognised the error, nothing was sent, somebody else has to answer.
         """
         gateway = self._gateway
-        record = Record(label, request_id(scope), strategy="pinned", stream=stream)
+        record = Record(
+            label, request_id(scope), strategy="pinned", stream=stream, account=scope.get(ACCOUNT)
+        )
         exchange = _Exchange(send, record, opening_headers(record.request_id, gateway.cors.headers(scope)))
         left_s = Deadline(gateway.settings.server.request_timeout_s).left_s()
         forwarded = {"x-request-id": record.request_id, **traced(scope)}
@@ -188,7 +191,9 @@ class PassThrough:
         usage = Usage()
         for found in _USAGE.findall(ends):
             usage = _read_usage(found)
-        if target.index is not None:
+        if target.index is None:
+            record.other_tokens = usage.prompt_tokens + usage.completion_tokens
+        else:
             use = record.uses[-1]
             self._gateway.recorder.end(use, "ok", usage, target.tier)
             use.served = True

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Literal
 
+from proxy.limits import Account
 from routing.decision import Route
 
 Outcome = Literal["ok", "client_error", "upstream_error", "timeout", "shed", "cancelled", "degraded"]
@@ -47,8 +48,15 @@ class Record:
     race: str | None = None  # won, lost, denied
     baseline_usd: float = 0.0
     baseline_estimated: bool = False
+    account: Account | None = None  # of a key with limits
+    other_tokens: int = 0  # of a backend that is no tier
 
     @property
     def cost_usd(self) -> float:
         """All that the request cost, rejected answers included; US dollars."""
         return sum(use.cost_usd for use in self.uses)
+
+    @property
+    def tokens(self) -> int:
+        """All that were paid for, prompts included."""
+        return self.other_tokens + sum(use.prompt_tokens + use.completion_tokens for use in self.uses)

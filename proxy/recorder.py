@@ -68,6 +68,8 @@ class Recorder:
             self.end(use, "cancelled" if record.outcome == "cancelled" else "error")
         self._price_baseline(record)
         self._metrics.observe(record)
+        if record.account is not None:
+            record.account.charge(record.tokens, record.cost_usd)
         if record.route is not None:
             self._log.record(self._row(record))
 

@@ -9,22 +9,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from proxy.auth_settings import AuthSettings
+from proxy.section import Seconds, Section, Share
 from routing.errors import SettingsError
 from routing.tier import CAPABILITIES, Ladder, Tier
-
-Seconds = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class Section(BaseModel):
-    """A part of the configuration; unknown fields are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class TierSettings(Section):
@@ -135,6 +128,8 @@ class ServerSettings(Section):
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="0: any free port")
     workers: int = Field(1, ge=1, le=256, description="processes")
+    admin_port: int = Field(0, ge=0, le=65535, description="/metrics and /admin, there alone; 0: none")
+    admin_host: str = Field("127.0.0.1", description="address of the admin port")
     max_body_bytes: int = Field(32 << 20, ge=1024, description="larger bodies are a 413")
     max_messages: int = Field(10_000, ge=1, description="more messages are a 400")
     request_timeout_s: Seconds = Field(600.0, description="deadline of a whole request; 0: none")
@@ -210,12 +205,6 @@ class EmbeddingsSettings(Section):
         return value.rstrip("/")
 
 
-class AuthSettings(Section):
-    """Clients' keys. With none at all, anyone who reaches the port may use it."""
-
-    keys_env: str = Field("UPSHIFT_API_KEYS", description="environment variable with comma-separated keys")
-
-
 class LogSettings(Section):
     """The decision log."""
 
@@ -270,8 +259,16 @@ def load_settings(path: Path) -> Settings:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: not valid YAML: {error}") from error
     settings = parse_settings(data, str(path))
-    if settings.bundle is not None and not settings.bundle.is_absolute():
-        settings = settings.model_copy(update={"bundle": path.parent / settings.bundle})
+    return _beside(path.parent, settings)
+
+
+def _beside(folder: Path, settings: Settings) -> Settings:
+    """Relative paths taken from the configuration's own folder."""
+    auth = settings.auth
+    files = {name: folder / value for name in ("keys_file", "usage_dir") if (value := getattr(auth, name))}
+    settings = settings.model_copy(update={"auth": auth.model_copy(update=files)})
+    if settings.bundle is not None:
+        settings = settings.model_copy(update={"bundle": folder / settings.bundle})
     return settings
 
 

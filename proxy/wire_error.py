@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -27,7 +27,7 @@ _MAX_MESSAGE_CHARS = 2_000
 
 class ApiError(UpshiftError):
     """An answer that is an error. `retry` sets `x-should-retry`; None leaves it to the client; `allow`
-    lists the methods for a 405."""
+    lists the methods for a 405; `extra` are further headers."""
 
     def __init__(
         self,
@@ -40,6 +40,7 @@ class ApiError(UpshiftError):
         retry: bool | None = False,
         retry_after: str | None = None,
         allow: str | None = None,
+        extra: Sequence[tuple[bytes, bytes]] = (),
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -50,6 +51,7 @@ class ApiError(UpshiftError):
         self.retry = retry
         self.retry_after = retry_after
         self.allow = allow
+        self.extra = extra
 
     def body(self) -> bytes:
         """The JSON body."""
@@ -61,7 +63,7 @@ class ApiError(UpshiftError):
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """The headers that go with it, content type and length included."""
-        out = [(b"content-type", b"application/json")]
+        out = [(b"content-type", b"application/json"), *self.extra]
         if self.retry_after is not None:
             out.append((b"retry-after", self.retry_after.encode("latin-1", "replace")))
         if self.allow is not None:

@@ -18,7 +18,7 @@ from proxy.replay import replayed, with_body
 from proxy.responses.answer import AnswerTranslator
 from proxy.responses.frame import Frame
 from proxy.responses.request import stateful_field, to_chat
-from proxy.wire import ClientGone, Receive, Scope, Send, header, read_body
+from proxy.wire import ClientGone, Receive, Scope, Send, read_body
 from proxy.wire_error import ApiError, error_code
 
 _LABEL = "responses"
@@ -44,7 +44,6 @@ class Responses:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         gateway = self._gateway
         try:
-            gateway.keys.check(header(scope, b"authorization"))
             body = await read_body(scope, receive, gateway.settings.server.max_body_bytes)
             fields = decode_fields(body)
             tier = self._pinned_tier(fields)
