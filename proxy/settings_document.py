@@ -18,7 +18,8 @@ import yaml
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from proxy.settings import Section, Settings
+from proxy.section import Section
+from proxy.settings import Settings
 
 _COMMAND = "python -m proxy.settings_document docs/reference/configuration.md docs/examples/upshift.yaml"
 _TIERS: dict[str, list[dict[str, Any]]] = {
