@@ -92,6 +92,8 @@ def _example_lines(name: str, field: FieldInfo, indent: str) -> list[str]:
         inner = [
             line for n, f in section.model_fields.items() for line in _example_lines(n, f, indent + "  ")
         ]
+        if get_origin(field.annotation) is list:  # none by default; what an item may hold, as a comment
+            return [f"{indent}{name}: []  # {field.description}", *(f"#   {line}" for line in inner)]
         return [f"{indent}{name}:", *inner]
     value = _plain(field.get_default(call_default_factory=True))
     text = (
