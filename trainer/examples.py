@@ -12,20 +12,18 @@ takes their mean quality and the first answer.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 
 from routing.errors import ExamplesError
 from scorers.text import prompt_id as hash_prompt
 from scorers.text import render_prompt
+from trainer.table_file import decode_messages, read_rows
 
 REQUIRED = ("prompt", "model", "quality")
 _OPTIONAL_NUMBERS = ("prompt_tokens", "completion_tokens", "cost_usd", "latency_s")
@@ -121,7 +119,7 @@ def read_examples(paths: Sequence[str | Path]) -> ExampleTable:
     files: list[dict[str, Any]] = []
     for path in map(Path, paths):
         before = len(rows)
-        rows.extend(_check_row(path, number, raw) for number, raw in _read_file(path))
+        rows.extend(check_row(path, number, raw) for number, raw in read_rows(path, REQUIRED))
         if len(rows) == before:
             raise ExamplesError(f"{path} has no rows")
         with path.open("rb") as file:
@@ -163,51 +161,8 @@ def require_both_classes(quality: np.ndarray, what: str) -> None:
         )
 
 
-def _read_file(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    if not path.is_file():
-        raise ExamplesError(f"{path} does not exist")
-    if path.suffix == ".parquet":
-        yield from _read_parquet(path)
-    elif path.suffix in (".jsonl", ".ndjson"):
-        yield from _read_jsonl(path)
-    else:
-        raise ExamplesError(f"{path}: expected .parquet or .jsonl, not {path.suffix!r}")
-
-
-def _read_parquet(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    try:
-        table = pyarrow.parquet.read_table(path)
-    except (pyarrow.ArrowException, OSError) as exc:
-        raise ExamplesError(f"{path} cannot be read as parquet: {exc}") from exc
-    missing = [name for name in REQUIRED if name not in table.column_names]
-    if missing:
-        raise ExamplesError(
-            f"{path}: column {missing[0]!r} is missing; there are: {', '.join(table.column_names)}"
-        )
-    number = 0
-    for batch in table.to_batches(max_chunksize=4096):
-        for row in batch.to_pylist():
-            number += 1
-            yield number, row
-
-
-def _read_jsonl(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as exc:
-                raise ExamplesError(f"{path}, row {number}: not JSON ({exc})") from exc
-            if not isinstance(row, dict):
-                raise ExamplesError(
-                    f"{path}, row {number}: {type(row).__name__} where an object was expected"
-                )
-            yield number, row
-
-
-def _check_row(path: Path, number: int, raw: Mapping[str, Any]) -> Example:
+def check_row(path: Path, number: int, raw: Mapping[str, Any]) -> Example:
+    """One raw row as an `Example`. Raises `ExamplesError` naming file, row and column."""
     where = f"{path}, row {number}"
     prompt = _prompt(raw, where)
     given = raw.get("prompt_id")
@@ -237,14 +192,9 @@ def _check_row(path: Path, number: int, raw: Mapping[str, Any]) -> Example:
 
 def _prompt(raw: Mapping[str, Any], where: str) -> str:
     prompt = _optional_text(raw, "prompt", where)
-    messages = raw.get("messages")
-    if not messages:
+    messages = decode_messages(raw, where)
+    if messages is None:
         return _text(raw, "prompt", where)
-    if isinstance(messages, str):
-        try:
-            messages = json.loads(messages)
-        except ValueError as exc:
-            raise ExamplesError(f"{where}: messages is not JSON ({exc})") from exc
     rendered = render_prompt(messages)
     if prompt is not None and hash_prompt(prompt) != hash_prompt(rendered):
         raise ExamplesError(f"{where}: prompt is not the rendered text of messages")

@@ -20,6 +20,9 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import nn
 
+from trainer.progress import Progress as Progress
+from trainer.progress import no_progress as no_progress
+
 Batch = TypeVar("Batch")
 
 
@@ -64,16 +67,6 @@ class Loader(Protocol[Batch]):
     def __iter__(self) -> Iterator[Batch]: ...
 
     def __len__(self) -> int: ...
-
-
-class Progress(Protocol):
-    """Hears of each step; a terminal bar, a log line, or nothing."""
-
-    def __call__(self, stage: str, done: int, total: int, detail: str = "") -> None: ...
-
-
-def no_progress(stage: str, done: int, total: int, detail: str = "") -> None:
-    """Says nothing."""
 
 
 def train(

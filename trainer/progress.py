@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import sys
 from types import TracebackType
+from typing import Protocol
 
 from tqdm import tqdm
+
+
+class Progress(Protocol):
+    """Hears of each step; a terminal bar, a log line, or nothing."""
+
+    def __call__(self, stage: str, done: int, total: int, detail: str = "") -> None: ...
+
+
+def no_progress(stage: str, done: int, total: int, detail: str = "") -> None:
+    """Says nothing."""
 
 
 class TerminalProgress:
@@ -20,7 +31,10 @@ class TerminalProgress:
             self.close()
             self._stage = stage
             interval_s = 0.2 if sys.stderr.isatty() else 15.0
-            self._bar = tqdm(total=total, desc=stage, file=sys.stderr, mininterval=interval_s, leave=True)
+            # What an earlier run did is where the bar starts, so that rate and time left are this run's.
+            self._bar = tqdm(
+                total=total, initial=done, desc=stage, file=sys.stderr, mininterval=interval_s, leave=True
+            )
         if total != self._bar.total:
             self._bar.total = total
         if detail:
