@@ -58,19 +58,25 @@ def test_ten_kills(tmp_path: Path, seed: int) -> None:
 def test_control_c_keeps_what_is_done_and_a_second_run_is_told_of_the_first(tmp_path: Path) -> None:
     table = write_jsonl(tmp_path / "prompts.jsonl", [{"prompt": f"Number {n}."} for n in range(30)])
     out = tmp_path / "answers.jsonl"
-    with Answering(delay_s=0.1) as server:
+    with Answering(delay_s=0.02) as server:
         first = start(MODULE, command(server, table, out))
-        assert server.wait_until(lambda: server.asked.total() > 12, within_s=60)
-        second = start(MODULE, command(server, table, out))
-        _, told = second.communicate(timeout=60)
-        assert second.returncode == 1
-        assert f"is being written by process {first.pid}".encode() in told
-        first.send_signal(signal.SIGINT)
-        _, told = first.communicate(timeout=20)
+        try:
+            assert server.wait_until(lambda: server.asked.total() > 12, within_s=60)
+            server.delay_s = 300.0  # now the first one waits, however long the second takes to start
+            second = start(MODULE, command(server, table, out))
+            _, told = second.communicate(timeout=60)
+            assert second.returncode == 1
+            assert f"is being written by process {first.pid}".encode() in told
+            first.send_signal(signal.SIGINT)
+            _, told = first.communicate(timeout=30)
+        finally:
+            first.kill()
+            first.communicate()
         assert first.returncode == 130
         assert b"interrupted; the same command goes on where it stopped" in told
         assert b"Traceback" not in told
         assert not out.exists()
+        server.delay_s = 0.0
         run_through(MODULE, command(server, table, out))
         assert server.asked.total() <= 60 + CONCURRENCY
 
