@@ -116,6 +116,7 @@ def load_bundle(path: Path, routing: RoutingSettings, threads: int | None = None
     if routing.explore_share is not None:
         policy_data["explore_share"] = routing.explore_share
     policy_data["version"] = bundle.version
+    policy_data["scorers"] = bundle.scorers_fingerprint
     try:
         policy = Policy.from_dict(policy_data)
         maps = {name: CalibrationMap.from_dict(data) for name, data in calibration["maps"].items()}

@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from proxy.settings import LogSettings
@@ -47,6 +47,12 @@ COLUMNS: Mapping[str, str] = {
     "first_byte_s": "DOUBLE PRECISION",
     "prompt": "TEXT",
     "answer": "TEXT",
+    "entry": "TEXT",  # the first action: strong, checked, unchecked; null: pinned
+    "explore_share": "DOUBLE PRECISION",  # of the policy, where it was free to explore
+    "scorers": "TEXT",  # fingerprint of what the scores come from
+    "judged": "TEXT",  # the answer that the evaluator read, served or not; with text only
+    "judged_finish": "TEXT",
+    "judged_logprobs": "TEXT",  # a JSON list
 }
 CREATE = (
     f"CREATE TABLE IF NOT EXISTS decisions ({', '.join(f'{name} {kind}' for name, kind in COLUMNS.items())})"
@@ -57,6 +63,15 @@ _RETRY_S = 1.0
 _TRIM_INTERVAL_S = 60.0
 _CLOSE_S = 10.0
 Row = tuple[object, ...]
+
+
+def missing_columns(there: Collection[str]) -> list[str]:
+    """Statements that bring a table with the columns `there` up to date."""
+    return [
+        f"ALTER TABLE decisions ADD COLUMN {name} {kind}"
+        for name, kind in COLUMNS.items()
+        if name not in there
+    ]
 
 
 class DatabaseDown(Exception):

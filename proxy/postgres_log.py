@@ -10,7 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from proxy.decision_log import COLUMNS, CREATE, CREATE_INDEX, DatabaseDown, Row, RowRefused
+from proxy.decision_log import (
+    COLUMNS,
+    CREATE,
+    CREATE_INDEX,
+    DatabaseDown,
+    Row,
+    RowRefused,
+    missing_columns,
+)
 from routing.errors import SettingsError
 
 _COPY = f"COPY decisions ({', '.join(COLUMNS)}) FROM STDIN"
@@ -24,10 +32,8 @@ _OPTIONS: dict[str, Any] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
 }
-_TRIM = (
-    "DELETE FROM decisions WHERE ctid IN "
-    "(SELECT ctid FROM decisions ORDER BY at DESC OFFSET %s)"
-)  # fmt: skip
+_THERE = "SELECT attname FROM pg_attribute WHERE attrelid = 'decisions'::regclass AND attnum > 0"
+_TRIM = "DELETE FROM decisions WHERE ctid IN (SELECT ctid FROM decisions ORDER BY at DESC OFFSET %s)"
 
 
 class PostgresStore:
@@ -88,6 +94,9 @@ class PostgresStore:
                     connection.execute("SELECT pg_advisory_xact_lock(7421)")
                     connection.execute(CREATE)
                     connection.execute(CREATE_INDEX)
+                    there = {name for (name,) in connection.execute(_THERE)}
+                    for statement in missing_columns(there):
+                        connection.execute(statement)
             except self._psycopg.Error:
                 connection.close()
                 raise

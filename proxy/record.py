@@ -8,6 +8,7 @@ from typing import Literal
 
 from proxy.limits import Account
 from routing.decision import Route
+from routing.protocols import Answer
 
 Outcome = Literal["ok", "client_error", "upstream_error", "timeout", "shed", "cancelled", "degraded"]
 
@@ -40,6 +41,9 @@ class Record:
     prompt_id: str = ""
     prompt: str | None = None  # only where text is kept
     answer: str | None = None
+    judged: Answer | None = None  # what the evaluator read; only where text is kept
+    scorers: str = ""  # fingerprint of what its scores come from
+    explore_share: float | None = None  # None: the client chose, nothing was left to explore
     first_byte_s: float | None = None
     total_s: float = 0.0
     uses: list[TierUse] = field(default_factory=list)

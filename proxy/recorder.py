@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 
+import orjson
+
 from proxy.attempt import TierAttempt
 from proxy.completion import Usage
 from proxy.metrics import Metrics
 from proxy.record import Record, TierUse
 from routing.errors import BackendError, BackendTimeout, BackendUnavailable
-from routing.protocols import DecisionLog
+from routing.protocols import Answer, DecisionLog
 from routing.tier import Ladder, Tier
 from scorers.text import prompt_id
 
@@ -59,8 +61,11 @@ class Recorder:
             outcome = "error" if broken else "ok" if attempt.whole else "pending"
             self.end(use, outcome, attempt.usage, self._ladder[attempt.tier])
             use.served = served and not broken
-        if served and self._store_text and (answers := attempt.answers()):
-            record.answer = answers[0].text
+        if self._store_text and (answers := attempt.answers()):
+            if served:
+                record.answer = answers[0].text
+            if attempt.tier < self._ladder.last:
+                record.judged = answers[0]
 
     def finish(self, record: Record) -> None:
         """The request is over: count it and log it."""
@@ -116,4 +121,19 @@ class Recorder:
             "first_byte_s": record.first_byte_s,
             "prompt": record.prompt,
             "answer": record.answer,
+            "entry": route.entry or None,
+            "explore_share": record.explore_share,
+            "scorers": record.scorers or None,
+            **_judged_columns(record.judged),
         }
+
+
+def _judged_columns(answer: Answer | None) -> dict[str, object]:
+    if answer is None:
+        return {}
+    logprobs = None if answer.logprobs is None else [round(value, 4) for value in answer.logprobs]
+    return {
+        "judged": answer.text,
+        "judged_finish": answer.finish_reason,
+        "judged_logprobs": None if logprobs is None else orjson.dumps(logprobs).decode(),
+    }

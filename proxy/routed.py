@@ -64,6 +64,8 @@ class RoutedCalls:
         judge = RequestJudge(scorers, call, self._settings.scorer_timeout_s)
         allowed, barred = allowed_tiers(call, self._ladder, judge.prompt)
         record.strategy = target.rule.strategy
+        record.scorers = scorers.policy.scorers
+        record.explore_share = scorers.policy.explore_share if target.plain else None
         self._recorder.note_prompt(record, judge.prompt)
 
         async def begin(tier: int, judged: bool) -> TierAttempt:

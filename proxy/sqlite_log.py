@@ -6,10 +6,18 @@ import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
-from proxy.decision_log import COLUMNS, CREATE, CREATE_INDEX, DatabaseDown, Row, RowRefused
+from proxy.decision_log import (
+    COLUMNS,
+    CREATE,
+    CREATE_INDEX,
+    DatabaseDown,
+    Row,
+    RowRefused,
+    missing_columns,
+)
 from routing.errors import SettingsError
 
-_INSERT = f"INSERT INTO decisions VALUES ({', '.join('?' * len(COLUMNS))})"
+_INSERT = f"INSERT INTO decisions ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
 _LOCKED_S = 5.0  # how long the writer thread waits for another writer's lock
 
 
@@ -22,9 +30,7 @@ class SqliteStore:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             database = self._connect()
-            with database:
-                database.execute(CREATE)
-                database.execute(CREATE_INDEX)
+            _prepare(database)
             database.close()
         except sqlite3.OperationalError as error:
             if "locked" not in str(error):  # another process is busy with it; the writer tries again
@@ -69,9 +75,7 @@ class SqliteStore:
     def _open(self) -> sqlite3.Connection:
         if self._database is None:
             self._database = self._connect()
-            with self._database:
-                self._database.execute(CREATE)
-                self._database.execute(CREATE_INDEX)
+            _prepare(self._database)
         return self._database
 
     def _connect(self) -> sqlite3.Connection:
@@ -84,6 +88,16 @@ class SqliteStore:
             database.close()
             raise
         return database
+
+
+def _prepare(database: sqlite3.Connection) -> None:
+    """The table as it is now; a log of an older version gets the columns it lacks."""
+    with database:
+        database.execute(CREATE)
+        database.execute(CREATE_INDEX)
+        there = {row[1] for row in database.execute("PRAGMA table_info(decisions)")}
+        for statement in missing_columns(there):
+            database.execute(statement)
 
 
 def sqlite_path(url: str) -> Path:

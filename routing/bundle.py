@@ -28,6 +28,7 @@ SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 SPLITS = "splits.json"
 _REQUIRED = ("schema_version", "version", "text_template", "encoder", "tiers", "scorers", "files")
+_SCORE_FILES = ("mf.safetensors", "difficulty.safetensors", "evaluator.safetensors", "calibration.json")
 _ALLOWED_SUFFIXES = (".safetensors", ".json")
 
 
@@ -53,6 +54,14 @@ class Bundle:
         """The section that `scorers.runtime.scorers.load_scorers` reads."""
         section: Mapping[str, Any] = self.manifest["scorers"]
         return section
+
+    @property
+    def scorers_fingerprint(self) -> str:
+        """12 hex digits of what scores come from: weights, encoder, calibration maps; not of the policy."""
+        files = self.manifest["files"]
+        parts = [self.manifest["encoder"], self.manifest["scorers"]]
+        parts += [files[name] for name in sorted(files) if name in _SCORE_FILES]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
     def has(self, name: str) -> bool:
         return name in self.manifest["files"]

@@ -75,6 +75,7 @@ class Cascade:
         outcome = Outcome(route, None)
         try:
             entry = await self._enter(signals, outcome)
+            route.entry = entry.name(self._last)
             await self._climb(entry, signals, outcome)
         except BaseException:
             await self._close_all_but(None)

@@ -49,4 +49,5 @@ class Route:
     answer_score: float | None = None
     difficulty: float | None = None
     propensity: float = 1.0
+    entry: str = ""  # the first action: strong, checked, unchecked
     policy_version: str = ""

@@ -48,6 +48,12 @@ class Entry:
     tier: int
     check: bool
 
+    def name(self, last: int) -> str:
+        """`strong`, `checked` or `unchecked`, as the decision log calls it."""
+        if self.tier == last:
+            return "strong"
+        return "checked" if self.check else "unchecked"
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -215,7 +221,9 @@ class Policy:
     `thresholds` names every strategy that can be served, each in [0, 1] but for the cascade's, which is a
     price and may be higher where weak costs nearly as much as strong; a strategy whose scorer the bundle
     lacks is left out. `joint` holds one `JointRule` for every step up the ladder, or one for all steps;
-    `early`, by strategy, the bounds for judging prefixes of the first tier's streams. Raises `PolicyError`.
+    `early`, by strategy, the bounds for judging prefixes of the first tier's streams. `scorers` is the
+    fingerprint of what the scores come from: policies of one fingerprint can be compared on logged scores.
+    Raises `PolicyError`.
     """
 
     def __init__(
@@ -228,6 +236,7 @@ class Policy:
         joint: Sequence[JointRule] = (),
         explore_share: float = DEFAULT_EXPLORE_SHARE,
         early: Mapping[str, EarlyRule] | None = None,
+        scorers: str = "",
     ) -> None:
         if tiers < 1:
             raise PolicyError(f"a policy needs at least one tier; it got tiers={tiers}")
@@ -239,6 +248,7 @@ class Policy:
         if "cascade" in thresholds and not joint:
             raise PolicyError("strategy 'cascade' has a threshold but the policy holds no joint rule")
         self.version = version
+        self.scorers = scorers
         self.tiers = tiers
         self.explore_share = explore_share
         self.joint = tuple(joint)
@@ -337,6 +347,7 @@ class Policy:
                 tiers=int(data["tiers"]),
                 joint=[JointRule.from_dict(rule) for rule in data.get("joint", ())],
                 explore_share=float(data.get("explore_share", DEFAULT_EXPLORE_SHARE)),
+                scorers=str(data.get("scorers", "")),
                 early={
                     str(name): EarlyRule.from_dict(early) for name, early in data.get("early", {}).items()
                 },

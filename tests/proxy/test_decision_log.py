@@ -379,3 +379,20 @@ def test_no_password_in_what_is_logged(caplog):
     assert "cannot be written" in caplog.text
     assert "very-secret" not in caplog.text
     assert os.environ.get("PGPASSWORD") is None
+
+
+def test_an_older_log_gets_the_columns_it_lacks(tmp_path: Path) -> None:
+    path = tmp_path / "old.db"
+    old = sqlite3.connect(path)
+    kept = [name for name in COLUMNS if not name.startswith("judged")]
+    old.execute(f"CREATE TABLE decisions ({', '.join(f'{name} {COLUMNS[name]}' for name in kept)})")
+    old.commit()
+    old.close()
+    with opened(f"sqlite:///{path}") as (log, drops):
+        log.record(row(1, judged="what the evaluator read"))
+    read = sqlite3.connect(path)
+    assert read.execute("SELECT request_id, judged FROM decisions").fetchall() == [
+        ("req_1", "what the evaluator read")
+    ]
+    read.close()
+    assert drops.count == 0
