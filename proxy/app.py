@@ -6,6 +6,7 @@ before it, straight to the gateway, because they make up all of the load; what i
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -26,6 +27,7 @@ from proxy.endpoints import add_endpoints
 from proxy.error_handlers import add_error_handlers
 from proxy.gateway import Gateway
 from proxy.limits import Meter
+from proxy.log_lines import RequestLines
 from proxy.meter import open_meter
 from proxy.metrics import Metrics
 from proxy.pass_through import PassThrough
@@ -34,6 +36,7 @@ from proxy.responses.api import Responses
 from proxy.responses.stored import StoredResponses
 from proxy.scoring import NoScorers, Scorers
 from proxy.settings import Settings
+from proxy.tracing import open_tracing
 from routing.errors import ScorerError, SettingsError
 from routing.protocols import Backend, DecisionLog
 
@@ -83,11 +86,13 @@ def create_app(
         raise SettingsError(f"bundle: fitted for {judge.policy.tiers} tiers, {len(ladder)} are configured")
     names = [tier.name for tier in ladder.tiers]
     metrics = Metrics(names) if metrics is None else metrics.for_tiers(names)
-    metrics.show_policy(judge.policy.version)
+    metrics.policy.show(judge.policy.version, judge.plan, judge.valid_until)
     judge.attach(metrics)
     decisions = log or open_decision_log(settings.log, metrics.rows_dropped.inc)
     keys = open_key_ring(settings.auth)
-    recorder = Recorder(metrics, decisions, ladder, settings.log.store_text)
+    tracing = open_tracing(settings.telemetry, ladder)
+    lines = RequestLines(settings.telemetry.log_requests)
+    recorder = Recorder(metrics, decisions, ladder, settings.log.store_text, lines, tracing)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -106,6 +111,8 @@ def create_app(
         await decisions.close()
         if meter is None:
             await app.meter.close()
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
 
     app = UpshiftApp(
         title="Upshift",

@@ -121,6 +121,12 @@ class TierAttempt:
             return self.reader.usage
         return Usage(0, self.reader.pieces)
 
+    @property
+    def model(self) -> str:
+        """The model as the backend names it in its answer; '' where it has not."""
+        name = self.data.get("model") if self.data is not None else self.reader.model
+        return name if isinstance(name, str) else ""
+
     async def raw_pieces(self) -> AsyncIterator[bytes]:
         """The rest of the stream's bytes, for a relay that has taken over `events`."""
         while piece := await self._next_piece():

@@ -12,13 +12,16 @@ import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from proxy.metrics import Metrics
+from proxy.plan import Plan, plan_of
 from proxy.settings import RoutingSettings
-from routing.bundle import open_bundle
+from routing.bundle import Bundle, open_bundle
 from routing.calibration import CalibrationMap
+from routing.certificate import Certificate
 from routing.errors import BundleError, PolicyError, ScorerError
 from routing.policy import Policy, Signals
 from routing.protocols import Answer
@@ -37,8 +40,18 @@ PromptPair = tuple[float, float | None]  # calibrated route score and difficulty
 class BundleOnDuty:
     """`proxy.scoring.Scorers` of one bundle."""
 
-    def __init__(self, raw: BundleScorers, policy: Policy, maps: dict[str, CalibrationMap]) -> None:
+    def __init__(
+        self,
+        raw: BundleScorers,
+        policy: Policy,
+        maps: dict[str, CalibrationMap],
+        plan: Plan | None = None,
+        valid_until: float = 0.0,
+    ) -> None:
+        """`valid_until`: seconds since the epoch, 0 without a certificate."""
         self.policy = policy
+        self.plan = plan
+        self.valid_until = valid_until
         self._raw = raw
         self._maps = maps
         self._metrics: Metrics | None = None
@@ -120,6 +133,8 @@ def load_bundle(path: Path, routing: RoutingSettings, threads: int | None = None
     try:
         policy = Policy.from_dict(policy_data)
         maps = {name: CalibrationMap.from_dict(data) for name, data in calibration["maps"].items()}
+        rule = policy.rule(routing.strategy, routing.threshold)
+        plan = plan_of(bundle, rule, policy.explore_share, maps)
         raw = load_scorers(path, bundle.scorers, threads)
     except PolicyError as error:
         raise BundleError(f"{path}: {error}") from error
@@ -129,7 +144,18 @@ def load_bundle(path: Path, routing: RoutingSettings, threads: int | None = None
         ) from error
     except ScoringError as error:
         raise BundleError(f"{path}: {error}") from error
-    return BundleOnDuty(raw, policy, maps)
+    return BundleOnDuty(raw, policy, maps, plan, _valid_until(bundle))
+
+
+def _valid_until(bundle: Bundle) -> float:
+    """When the certificate ends, seconds since the epoch; 0 without one. Raises `BundleError`."""
+    if not bundle.has("certificate.json"):
+        return 0.0
+    try:
+        certificate = Certificate.from_dict(bundle.read_json("certificate.json"))
+        return datetime.fromisoformat(certificate.valid_until).timestamp() if certificate.granted else 0.0
+    except (PolicyError, ValueError) as error:
+        raise BundleError(f"{bundle.path / 'certificate.json'}: {error}") from error
 
 
 def _pair_length(pair: tuple[str, Answer]) -> int:

@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import importlib.metadata
 import json
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -98,10 +97,11 @@ def _settings(options: argparse.Namespace) -> Any:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    from proxy.log_lines import configure_logging
     from proxy.server import check_exposure, serve
 
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     settings = _settings(options)
+    configure_logging(settings.telemetry)
     check_exposure(settings, options.insecure)
     return serve(settings, lambda: _settings(options))
 

@@ -60,6 +60,7 @@ class Exchange:
     async def fail(self, error: ApiError, upstream: bool = True) -> None:
         """Report a failure: a status while that is possible, an error event after the first byte."""
         if self.started:
+            self.record.error = error.code or error.kind
             self.record.outcome = "timeout" if error.status == 504 else "upstream_error"
             await send_end(self.send, b"data: " + error.body() + b"\n\n")
             return
@@ -77,7 +78,7 @@ async def send_error(
     send: Send, record: Record, headers: Headers, error: ApiError, upstream: bool = False
 ) -> None:
     """An error as the whole answer. `upstream`: a backend's fault, whatever the status."""
-    record.status = error.status
+    record.status, record.error = error.status, error.code or error.kind
     if error.status == 504:
         record.outcome = "timeout"
     elif upstream or error.status >= 500:

@@ -70,9 +70,11 @@ class Gateway:
     async def serve(self, api: Api, scope: Scope, receive: Receive, send: Send, label: str = "") -> Record:
         """One request from its first byte to its row in the log; `label` names the API in metrics."""
         record = Record(label or _LABELS[api], request_id(scope), account=scope.get(ACCOUNT))
+        self.recorder.open(record, scope)
         self.metrics.in_flight.inc()
         try:
             if await self._admitted(scope, send, record):
+                record.stages["queue"] = time.perf_counter() - record.started
                 try:
                     await self._answer(api, scope, receive, send, record)
                 finally:
@@ -127,6 +129,7 @@ class Gateway:
             {"x-request-id": record.request_id, **traced(scope)},
         )  # fmt: skip
         record.stream = call.stream
+        record.stages["read"] = time.perf_counter() - record.started - record.stages["queue"]
         async with ClientWatch(receive) as client:
             try:
                 if isinstance(target, Pinned):

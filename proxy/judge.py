@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from proxy.call import Call
@@ -37,10 +39,17 @@ def expectation(call: Call) -> Expectation:
 
 
 class RequestJudge:
-    """`routing.attempt.Judge` for one call. A score later than `timeout_s` (0: no limit) has failed."""
+    """`routing.attempt.Judge` for one call. A score later than `timeout_s` (0: no limit) has failed.
 
-    def __init__(self, scorers: Scorers, call: Call, timeout_s: float) -> None:
+    `stages` is given the seconds waited for each kind of score; `failed` is SCORER/REASON of a failure.
+    """
+
+    def __init__(
+        self, scorers: Scorers, call: Call, timeout_s: float, stages: dict[str, float] | None = None
+    ) -> None:
         self._scorers = scorers
+        self._stages = stages if stages is not None else {}
+        self.failed: str | None = None
         self._timeout_s = timeout_s or None
         self._expect = expectation(call)
         self._several = call.api == "completions" and not isinstance(call.prompt, str)  # prompts in one call
@@ -54,11 +63,8 @@ class RequestJudge:
     async def read_prompt(self, rule: Rule, signals: Signals) -> None:
         if not rule.needs_prompt_scores:
             return
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                await self._scorers.read_prompt(self.prompt, signals)
-        except TimeoutError as error:
-            raise ScorerError(f"no prompt score within {self._timeout_s} s") from error
+        async with self._limits("prompt"):
+            await self._scorers.read_prompt(self.prompt, signals)
 
     def hard_check(self, answers: Sequence[Answer]) -> str | None:
         for answer in answers:
@@ -68,9 +74,23 @@ class RequestJudge:
         return None
 
     async def score_answers(self, answers: Sequence[Answer]) -> float:
+        async with self._limits("evaluator"):
+            return min(await self._scorers.score_answers(self.prompt, answers))
+
+    @asynccontextmanager
+    async def _limits(self, scorer: str) -> AsyncIterator[None]:
+        """Time one use of a scorer, end it when it is late, and note how it failed."""
+        started = time.perf_counter()
         try:
             async with asyncio.timeout(self._timeout_s):
-                scores = await self._scorers.score_answers(self.prompt, answers)
+                yield
         except TimeoutError as error:
-            raise ScorerError(f"no answer score within {self._timeout_s} s") from error
-        return min(scores)
+            self.failed = f"{scorer}/timeout"
+            raise ScorerError(f"no score by {scorer} within {self._timeout_s} s") from error
+        except ScorerError:
+            self.failed = f"{scorer}/error"
+            raise
+        finally:
+            waited_s = time.perf_counter() - started
+            stage = f"{scorer}_score"
+            self._stages[stage] = self._stages.get(stage, 0.0) + waited_s

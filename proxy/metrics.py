@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from proxy.policy_gauges import PolicyGauges
 from proxy.record import Record
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -101,13 +102,7 @@ class Metrics:
             multiprocess_mode="livesum",
             registry=registry,
         )
-        self.policy_info = Gauge(
-            "upshift_policy_info",
-            "The policy in force.",
-            ["version"],
-            multiprocess_mode="livemax",
-            registry=registry,
-        )
+        self.policy = PolicyGauges(registry)
         self._up = Gauge(
             "upshift_backend_up",
             "Whether any replica of the tier takes requests.",
@@ -125,26 +120,20 @@ class Metrics:
         self.retries = Counter(
             "upshift_backend_retries", "Calls to backends that were repeats.", ["tier"], registry=registry
         )
-        self._version: list[str] = []
         self._children: dict[tuple[object, ...], object] = {}
 
     def for_tiers(self, tier_names: Sequence[str]) -> Metrics:
         """The same metrics seen by a configuration with other tiers: a reload counts on."""
         view = copy.copy(self)
         view._tiers = list(tier_names)
+        for gone in set(self._tiers) - set(tier_names):
+            view.show_backend(gone, up=True, open_circuits=0)  # nothing to be alarmed about any more
         return view
 
     def show_backend(self, tier: str, up: bool, open_circuits: int) -> None:
         """The health of a tier's replicas."""
         self._up.labels(tier).set(1.0 if up else 0.0)
         self._circuit_open.labels(tier).set(open_circuits)
-
-    def show_policy(self, version: str) -> None:
-        """The version that decides from now on; the one before stands at 0."""
-        for before in self._version:
-            self.policy_info.labels(before).set(0)
-        self._version[:] = [version]
-        self.policy_info.labels(version).set(1)
 
     def observe(self, record: Record) -> None:
         """Count one finished request."""
@@ -164,8 +153,13 @@ class Metrics:
                 self._histogram(self._score, "evaluator").observe(route.answer_score)
         if record.race is not None:
             self._counter(self._hedges, record.race).inc()
-        if record.scorer_error is not None:
-            self._counter(self._fail_open, "any", "failed").inc()
+        if record.scorer_failed is not None:
+            scorer, _, why = record.scorer_failed.partition("/")
+            self._counter(self._fail_open, scorer, why).inc()
+        for stage, seconds in record.stages.items():
+            self._histogram(self.overhead, stage).observe(seconds)
+        if record.uses:
+            self._histogram(self.overhead, "total").observe(max(0.0, record.total_s - record.backend_s))
         self._observe_uses(record)
 
     def render(self) -> bytes:

@@ -79,6 +79,7 @@ class PassThrough:
         record = Record(
             label, request_id(scope), strategy="pinned", stream=stream, account=scope.get(ACCOUNT)
         )
+        gateway.recorder.open(record, scope)
         exchange = _Exchange(send, record, opening_headers(record.request_id, gateway.cors.headers(scope)))
         left_s = Deadline(gateway.settings.server.request_timeout_s).left_s()
         forwarded = {"x-request-id": record.request_id, **traced(scope)}
@@ -126,9 +127,11 @@ class PassThrough:
     ) -> bool:
         record, tier = exchange.record, target.tier
         route = Route(target.index or 0, "pinned", "pinned", "pinned")
+        recorder, use = self._gateway.recorder, None
         if target.index is not None:
             record.route = route
-            self._gateway.recorder.begin(record, target.index)
+            use = recorder.begin(record, target.index)
+        request.headers = recorder.onward(record, use, request.headers)
         exchange.headers += decision_headers(route, tier.name, tier.model)
         try:
             reply = await target.backend.send(request)
@@ -201,6 +204,7 @@ class PassThrough:
     async def _fail(self, exchange: _Exchange, error: ApiError) -> None:
         """An error status while that is possible, else an event in the form of the Responses API."""
         record = exchange.record
+        record.error = error.code or error.kind
         record.outcome = "timeout" if error.status == 504 else "upstream_error"
         if exchange.started:
             detail = {"type": "error", **{k: v for k, v in error.payload().items() if k != "type"}}

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from proxy.limits import Account
 from routing.decision import Route
 from routing.protocols import Answer
+
+if TYPE_CHECKING:
+    from proxy.tracing import Trace
 
 Outcome = Literal["ok", "client_error", "upstream_error", "timeout", "shed", "cancelled", "degraded"]
 
@@ -24,6 +27,9 @@ class TierUse:
     completion_tokens: int = 0
     cost_usd: float = 0.0
     served: bool = False
+    began: float = 0.0  # on the record's clock
+    model: str = ""  # as the backend named itself
+    span_id: int = 0  # where traces are exported
 
 
 @dataclass(slots=True)
@@ -48,12 +54,26 @@ class Record:
     total_s: float = 0.0
     uses: list[TierUse] = field(default_factory=list)
     scorer_error: str | None = None
+    scorer_failed: str | None = None  # SCORER/REASON of a closed list
+    error: str | None = None  # the code of the error the client was told
     hard_check: str | None = None
     race: str | None = None  # won, lost, denied
     baseline_usd: float = 0.0
     baseline_estimated: bool = False
     account: Account | None = None  # of a key with limits
     other_tokens: int = 0  # of a backend that is no tier
+    trace: Trace | None = None  # only where traces are exported
+    stages: dict[str, float] = field(default_factory=dict)  # seconds of our own work, by stage
+
+    @property
+    def backend_s(self) -> float:
+        """Seconds in which at least one tier was at work; races overlap."""
+        busy, until = 0.0, self.started
+        for use in self.uses:  # in the order they began
+            end = use.began + use.seconds
+            busy += max(0.0, end - max(until, use.began))
+            until = max(until, end)
+        return busy
 
     @property
     def cost_usd(self) -> float:

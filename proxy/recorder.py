@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 import orjson
 
 from proxy.attempt import TierAttempt
+from proxy.baseline import Baseline
 from proxy.completion import Usage
+from proxy.log_lines import RequestLines
 from proxy.metrics import Metrics
 from proxy.record import Record, TierUse
+from proxy.tracing import Tracing
+from proxy.wire import Scope
 from routing.errors import BackendError, BackendTimeout, BackendUnavailable
 from routing.protocols import Answer, DecisionLog
 from routing.tier import Ladder, Tier
@@ -26,11 +31,33 @@ def failure_outcome(error: BackendError) -> str:
 class Recorder:
     """The accounts of all requests. `store_text` keeps prompts and answers in the log, off by default."""
 
-    def __init__(self, metrics: Metrics, log: DecisionLog, ladder: Ladder, store_text: bool) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        log: DecisionLog,
+        ladder: Ladder,
+        store_text: bool,
+        lines: RequestLines | None = None,
+        tracing: Tracing | None = None,
+    ) -> None:
         self._metrics = metrics
+        self._lines = lines or RequestLines("none")
+        self._tracing = tracing
+        self._baseline = Baseline(ladder)
         self._log = log
         self._ladder = ladder
         self._store_text = store_text
+
+    def open(self, record: Record, scope: Scope) -> None:
+        """A request begins: with traces on, it gets its ids."""
+        if self._tracing is not None:
+            record.trace = self._tracing.begin(scope, record.started)
+
+    def onward(self, record: Record, use: TierUse | None, headers: Mapping[str, str]) -> Mapping[str, str]:
+        """The headers of a call: with traces on, under the span of its attempt (None: of the request)."""
+        if record.trace is None:
+            return headers
+        return {**headers, "traceparent": record.trace.onward(use)}
 
     def note_prompt(self, record: Record, prompt: str) -> None:
         """Its hash always, its text only where text is kept."""
@@ -40,7 +67,8 @@ class Recorder:
 
     def begin(self, record: Record, tier: int) -> TierUse:
         """A call to a tier starts."""
-        use = TierUse(tier, "pending", time.perf_counter())
+        now = time.perf_counter()
+        use = TierUse(tier, "pending", now, began=now)
         record.uses.append(use)
         return use
 
@@ -61,6 +89,7 @@ class Recorder:
             outcome = "error" if broken else "ok" if attempt.whole else "pending"
             self.end(use, outcome, attempt.usage, self._ladder[attempt.tier])
             use.served = served and not broken
+            use.model = attempt.model or use.model
         if self._store_text and (answers := attempt.answers()):
             if served:
                 record.answer = answers[0].text
@@ -71,26 +100,15 @@ class Recorder:
         """The request is over: count it and log it."""
         for use in record.uses:
             self.end(use, "cancelled" if record.outcome == "cancelled" else "error")
-        self._price_baseline(record)
+        record.baseline_usd, record.baseline_estimated = self._baseline.price(record.uses)
         self._metrics.observe(record)
         if record.account is not None:
             record.account.charge(record.tokens, record.cost_usd)
         if record.route is not None:
             self._log.record(self._row(record))
-
-    def _price_baseline(self, record: Record) -> None:
-        """What always-strong would have cost: its tokens where it ran, else those of the answer served."""
-        last = self._ladder.last
-        strong = [use for use in record.uses if use.tier == last and use.cost_usd]
-        if strong:
-            record.baseline_usd = strong[-1].cost_usd
-            return
-        served = [use for use in record.uses if use.served]
-        if served:
-            record.baseline_estimated = True
-            record.baseline_usd = self._ladder[last].cost_usd(
-                served[0].prompt_tokens, served[0].completion_tokens
-            )
+        self._lines.write(record, self._ladder[record.route.tier].name if record.route is not None else "")
+        if self._tracing is not None:
+            self._tracing.finish(record)
 
     def _row(self, record: Record) -> dict[str, object]:
         route = record.route

@@ -61,7 +61,7 @@ class RoutedCalls:
     async def answer(self, exchange: Exchange, target: Routed) -> None:
         """Decide and send. Raises `ApiError`."""
         call, record, scorers = exchange.call, exchange.record, self._scorers
-        judge = RequestJudge(scorers, call, self._settings.scorer_timeout_s)
+        judge = RequestJudge(scorers, call, self._settings.scorer_timeout_s, record.stages)
         allowed, barred = allowed_tiers(call, self._ladder, judge.prompt)
         record.strategy = target.rule.strategy
         record.scorers = scorers.policy.scorers
@@ -88,6 +88,8 @@ class RoutedCalls:
         record.scorer_error, record.hard_check, record.race = (
             outcome.scorer_error, outcome.hard_check, outcome.race,
         )  # fmt: skip
+        if outcome.scorer_error is not None:  # a rule that lacks a score says so itself
+            record.scorer_failed = judge.failed or "policy/missing_score"
         await self._show(exchange, outcome, route)
 
     def _early(self, rule: Rule, judge: RequestJudge) -> Early | None:

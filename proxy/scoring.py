@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from proxy.metrics import Metrics
+from proxy.plan import Plan
 from routing.policy import Policy, Signals
 from routing.protocols import Answer
 
@@ -18,6 +19,8 @@ class Scorers(Protocol):
     """The scorers and the policy of one bundle, swapped as one."""
 
     policy: Policy
+    plan: Plan | None  # the share of strong answers it foresees; None: not known
+    valid_until: float  # when its certificate ends, seconds since the epoch; 0: it has none
 
     async def read_prompt(self, prompt: str, signals: Signals) -> None:
         """Fill `route_score` and `difficulty`. Raises `ScorerError`."""
@@ -40,6 +43,9 @@ class Scorers(Protocol):
 
 class NoScorers:
     """Stands where there is no bundle: routed prompts all go to the strong tier, which is always right."""
+
+    plan: Plan | None = None
+    valid_until = 0.0
 
     def __init__(self, tiers: int) -> None:
         self.policy = Policy(

@@ -216,6 +216,23 @@ class LogSettings(Section):
     store_text: bool = Field(False, description="keep prompts and answers too")
 
 
+class TelemetrySettings(Section):
+    """What the server tells of itself, besides metrics."""
+
+    log_format: Literal["text", "json"] = Field(
+        "text", description="lines on stderr for people or collectors"
+    )
+    log_requests: Literal["none", "failed", "all"] = Field(
+        "failed", description="a line for each request, for failed ones, or for none; all costs 10-30 us each"
+    )
+    traces_url: str = Field(
+        "",
+        description="OTLP/HTTP collector, `http://HOST:4318/v1/traces`; needs the extra `otel`; empty: off",
+    )
+    traces_share: Share = Field(1.0, description="share of requests traced where the caller does not say")
+    service_name: str = Field("upshift", min_length=1, description="`service.name` of the traces")
+
+
 class Settings(Section):
     """The whole configuration."""
 
@@ -226,6 +243,7 @@ class Settings(Section):
     backends: BackendSettings = BackendSettings()
     auth: AuthSettings = AuthSettings()
     log: LogSettings = LogSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
     embeddings: EmbeddingsSettings | None = Field(None, description="where `/v1/embeddings` goes")
 
     @model_validator(mode="after")

@@ -34,10 +34,11 @@ class TierCalls:
         if left_s is not None and held and tier < self._ladder.last and not pinned:
             left_s, stage = left_s * self._held_time_share, "share"
         use = self._recorder.begin(exchange.record, tier)
+        headers = self._recorder.onward(exchange.record, use, exchange.forwarded)
         try:
             attempt = await begin_attempt(
                 self._backends[tier], tier, self._ladder[tier], exchange.call, judged=judged, pinned=pinned,
-                headers=exchange.forwarded, timeout_s=left_s, timeout_stage=stage,
+                headers=headers, timeout_s=left_s, timeout_stage=stage,
             )  # fmt: skip
         except BackendError as error:
             self._recorder.end(use, failure_outcome(error))

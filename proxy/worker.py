@@ -14,6 +14,7 @@ import threading
 from pathlib import Path
 
 from proxy.live import LiveApp
+from proxy.log_lines import configure_logging
 from proxy.server import Server, open_socket, settings_of_file
 from routing.errors import UpshiftError
 
@@ -23,11 +24,12 @@ LIFE_FD = "UPSHIFT_LIFE_FD"
 
 def main() -> int:
     """Exit status 0 after a clean end, 1 when the worker could not start."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    configure_logging()
     file = Path(os.environ[SETTINGS_FILE])
     threading.Thread(target=_outlive_nobody, args=(int(os.environ[LIFE_FD]),), daemon=True).start()
     try:
         settings = settings_of_file(file)
+        configure_logging(settings.telemetry)
         server = Server(LiveApp(settings), settings, lambda: settings_of_file(file))
     except UpshiftError as error:
         logging.getLogger("upshift").error("a worker cannot start: %s", error)

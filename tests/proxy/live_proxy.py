@@ -15,6 +15,7 @@ import aiohttp
 
 from proxy.live import LiveApp
 from proxy.metrics import Metrics
+from proxy.plan import Plan
 from proxy.server import Server
 from proxy.settings import Settings, parse_settings
 from routing.errors import ScorerError
@@ -31,6 +32,8 @@ class FixedScorers:
             version=f"fixed-{score}", default=strategy, thresholds={strategy: threshold}, explore_share=0.0
         )
         self.fails = False
+        self.plan: Plan | None = None
+        self.valid_until = 0.0
 
     async def read_prompt(self, prompt: str, signals: Signals) -> None:
         return
