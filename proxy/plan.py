@@ -38,7 +38,7 @@ class Plan:
 def plan_of(
     bundle: Bundle, rule: Rule, explore_share: float, maps: Mapping[str, CalibrationMap]
 ) -> Plan | None:
-    """The plan of `rule`; None where the bundle has no calibration scores, or not those that the rule needs."""
+    """The plan of `rule`; None where the bundle lacks calibration scores that the rule needs."""
     if not bundle.has(SCORES):
         return None
     raw = load_file(bundle.path / SCORES)

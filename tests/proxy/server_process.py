@@ -75,8 +75,8 @@ def write_config(path: Path, urls: dict[str, str], **sections: Any) -> None:
 async def server_process(config: Path, **options: Any) -> AsyncIterator[ServerProcess]:
     """A server that serves, and whose whole process group is gone afterwards."""
     server = ServerProcess(config)
-    await server.start(**options)
     try:
+        await server.start(**options)
         yield server
     finally:
         with contextlib.suppress(ProcessLookupError):
