@@ -40,7 +40,7 @@ class ServerProcess:
 
     @property
     def url(self) -> str:
-        found = re.search(r"listening on (http://\S+)", self.log)
+        found = re.search(r"listening on (http://[^\s\"]+)", self.log)
         return found[1] if found else ""
 
     @property
@@ -50,7 +50,7 @@ class ServerProcess:
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
 
-    async def until(self, condition: Any, within_s: float = 60.0) -> None:
+    async def until(self, condition: Any, within_s: float = 120.0) -> None:
         end = time.monotonic() + within_s
         while not condition():
             assert time.monotonic() < end, f"it did not happen; the log:\n{self.log}"

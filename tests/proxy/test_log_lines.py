@@ -17,6 +17,7 @@ from tests.upstream import Upstream
 SECRETS = ("the secret prompt", "as far as anyone can tell", "sk-very-secret", "x-odd-header")
 
 
+@pytest.mark.timeout(200)
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_json_lines_carry_the_request_id_and_nothing_else_of_it(tmp_path: Path, workers: int) -> None:
     config = tmp_path / "upshift.yaml"

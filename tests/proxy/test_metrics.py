@@ -43,6 +43,7 @@ def test_every_name_of_the_contract_is_there() -> None:
     assert not missing
 
 
+@pytest.mark.timeout(300)
 async def test_two_workers_count_what_the_client_counts(repository: Path, tmp_path: Path) -> None:
     """Decisions, outcomes, tokens, cost and savings, before and after a reload, on whichever worker."""
     with Upstream("demo-phi") as weak, Upstream("demo-mistral") as strong:
