@@ -6,7 +6,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-BENCHMARKS = {"routing": "bench.routing"}  # name: module with `main(argv)`
+BENCHMARKS = {"routing": "bench.routing", "coverage": "bench.coverage"}  # name: module with `main(argv)`
 
 
 def main(argv: Sequence[str]) -> int:

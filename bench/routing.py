@@ -32,6 +32,7 @@ from routing.bundle import open_bundle
 from routing.errors import UpshiftError
 from routing.policy import Policy
 from trainer.calibrate import CalibratedScores
+from trainer.conditions import Conditions
 from trainer.examples import PairTable
 from trainer.fit import FitOptions, fit_bundle
 from trainer.progress import TerminalProgress
@@ -90,7 +91,7 @@ def _bundle(pair: Pair, split: Split, options: argparse.Namespace, work: Path) -
         _say(f"{pair.name}: using {path}")
         return path
     with TerminalProgress() as progress:
-        fit_bundle([table], pair.weak, pair.strong, path, settings, progress=progress)
+        fit_bundle([table], pair.weak, pair.strong, path, settings, conditions=Conditions(progress))
     return path
 
 

@@ -29,7 +29,7 @@ from trainer.calibrate_promise import (
     threshold_for_budget,
 )
 from trainer.examples import Example, PairTable, pair_examples, read_examples
-from trainer.loop import Progress, no_progress
+from trainer.progress import Progress, no_progress
 from trainer.score import score_pairs
 from trainer.scored import Floats, ScoredPairs
 from trainer.split import split_prompts

@@ -101,3 +101,7 @@ def add_price_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("WEAK_IN", "WEAK_OUT", "STRONG_IN", "STRONG_OUT"),
         help="US dollars per million tokens, for examples with token counts",
     )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

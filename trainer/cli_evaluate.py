@@ -83,3 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--coverage-draws", type=int, default=COVERAGE_DRAWS, help="draws of the coverage test, 0 to skip it")
     add("--seed", type=int, default=0)
     return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

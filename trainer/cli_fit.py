@@ -8,10 +8,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from routing.errors import UpshiftError
+from routing.errors import ExamplesError, UpshiftError
 from scorers.encoders import DEFAULT_ENCODER
 from trainer.calibrate import QUALITY
-from trainer.fit import FitOptions, fit_bundle
+from trainer.checkpoint import EVERY_S
+from trainer.conditions import Conditions
+from trainer.devices import open_accelerator
+from trainer.fit import FitOptions, fit_ladder
 from trainer.progress import TerminalProgress
 
 
@@ -21,23 +24,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         with TerminalProgress() as progress:
-            path = fit_bundle(
+            path = fit_ladder(
                 arguments.examples,
-                arguments.weak,
-                arguments.strong,
+                _tiers(arguments),
                 arguments.out,
                 _options(arguments),
                 arguments.calibration_examples,
-                progress,
+                Conditions(progress, accelerator=open_accelerator()),
             )
     except UpshiftError as exc:
         sys.stderr.write(f"upshift fit: {exc}\n")
         return 1
     except KeyboardInterrupt:
-        sys.stderr.write("upshift fit: interrupted; no bundle was written\n")
+        sys.stderr.write("upshift fit: interrupted; the same command goes on from here\n")
         return 130
     sys.stdout.write(f"bundle written to {path}\n")
     return 0
+
+
+def _tiers(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """The ladder, cheapest first. Raises `ExamplesError` unless it is named in one of the two ways."""
+    pair, ladder = (arguments.weak, arguments.strong), arguments.tiers
+    if ladder is None and None not in pair:
+        return pair
+    if ladder is None or pair != (None, None):
+        raise ExamplesError("name the models by --weak and --strong, or by --tiers A,B,C")
+    return tuple(name.strip() for name in ladder.split(",") if name.strip())
 
 
 def _options(arguments: argparse.Namespace) -> FitOptions:
@@ -65,6 +77,8 @@ def _options(arguments: argparse.Namespace) -> FitOptions:
         price_ratio=arguments.price_ratio,
         quality=arguments.quality,
         seed=arguments.seed,
+        hard_stop=arguments.hard_stop,
+        checkpoint_every_s=arguments.checkpoint_every,
     )
 
 
@@ -73,8 +87,9 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--examples", nargs="+", type=Path, required=True, help="example tables (parquet, jsonl)")
     add("--calibration-examples", nargs="+", type=Path, default=[], help="tables kept for calibration alone")
-    add("--weak", required=True, metavar="MODEL", help="the cheap model, as named in the tables")
-    add("--strong", required=True, metavar="MODEL", help="the dear model")
+    add("--weak", metavar="MODEL", help="the cheap model, as named in the tables")
+    add("--strong", metavar="MODEL", help="the dear model")
+    add("--tiers", metavar="A,B,C", help="a ladder of models, cheapest first, instead of --weak and --strong")
     add("--out", required=True, type=Path, metavar="BUNDLE", help="folder to write")
     add(
         "--encoder",
@@ -83,6 +98,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--evaluator-encoder", default=DEFAULT_ENCODER, help="minilm, a folder or a hub name")
     add("--max-minutes", type=_positive, default=30.0, help="bound on training (rows are sampled to fit)")
+    add("--hard-stop", action="store_true", help="cut training by the clock; the bundle then depends on it")
+    add(
+        "--checkpoint-every",
+        type=float,
+        default=EVERY_S,
+        metavar="SECONDS",
+        help="how much work a kill may cost; the bundle does not depend on it",
+    )
     add("--seed", type=int, default=0)
     add("--mf-form", choices=("correctness", "pairwise"), default="correctness")
     add("--mf-no-bias", action="store_true", help="no bias in the projection, as in RouteLLM's code")
@@ -124,3 +147,7 @@ def _positive(text: str) -> float:
     if not value > 0:
         raise argparse.ArgumentTypeError(f"{text} is not above 0")
     return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from routing.certificate import Promise
-from trainer.calibrate import calibrate_scores, fit_policy
+from trainer.calibrate import calibrate_scores, fit_policy, strategy_sweeps
 from trainer.calibrate_promise import keep_probabilities, promise_quality, split_rows
+from trainer.metrics import point_for_quality, trace
 from trainer.scored import ScoredPairs
 
 
@@ -84,3 +85,14 @@ def measure_coverage(
         granted=granted / draws,
         saved_median=float(np.median(saved)),
     )
+
+
+def uncertified_optimum(population: ScoredPairs, quality: float, price_ratio: float | None = None) -> float:
+    """Share of strong calls saved by the policy's strategy fitted on the whole population at its own best
+    threshold: what these scores could save if nothing had to be proved, in [0, 1]."""
+    fitted = fit_policy(population, quality=quality, price_ratio=price_ratio)
+    scores = calibrate_scores(population, fitted.maps)
+    sweep = strategy_sweeps(population, scores, fitted.policy, price_ratio)[fitted.policy.default_strategy]
+    curve = trace(sweep, population.q_weak, population.q_strong)
+    best = point_for_quality(curve, quality * float(population.q_strong.mean()))
+    return 1.0 - float(curve.strong_share[best])

@@ -86,7 +86,11 @@ class TextDataset(Dataset[int]):
 
 
 class LengthBucketSampler(Sampler[list[int]]):
-    """Batches of rows of similar length, in an order that depends on seed and epoch only."""
+    """Batches of rows of similar length, in an order that depends on seed and epoch only.
+
+    The epoch is set from outside and stays otherwise: a loader that validates gives the same batches each
+    time, and a run that is resumed gets those that the interrupted one would have had.
+    """
 
     def __init__(self, lengths: Sequence[int], batch_rows: int, seed: int) -> None:
         self._lengths = np.asarray(lengths)
@@ -94,12 +98,14 @@ class LengthBucketSampler(Sampler[list[int]]):
         self._seed = seed
         self.epoch = 0
 
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
     def __len__(self) -> int:
         return -(-len(self._lengths) // self._batch_rows)
 
     def __iter__(self) -> Iterator[list[int]]:
         random = np.random.default_rng((self._seed, self.epoch))
-        self.epoch += 1
         noisy = self._lengths * random.uniform(0.9, 1.1, len(self._lengths))
         order = np.argsort(noisy, kind="stable")
         starts = np.arange(0, len(order), self._batch_rows)

@@ -18,7 +18,7 @@ from trainer.calibrate_bundle import TokenPrices, encode_json, with_token_costs
 from trainer.coverage import measure_coverage
 from trainer.evaluate import Evaluation, evaluate_scored
 from trainer.examples import pair_examples, read_examples
-from trainer.loop import Progress, no_progress
+from trainer.progress import Progress, no_progress
 from trainer.report import render_report
 from trainer.score import score_pairs
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from scorers.encoders import EncoderFolder
@@ -18,8 +19,9 @@ from scorers.tokenizer import TextTokenizer
 from scorers.torch.difficulty import DifficultyClassifier
 from scorers.torch.encoder import TextEncoder
 from trainer.budget import Plan, plan_run
+from trainer.conditions import PLAIN, Conditions
 from trainer.dataset import TextBatch, TokenRows, text_loader
-from trainer.loop import LoopSettings, Progress, TrainingLog, mean_over, no_progress, train
+from trainer.loop import LoopSettings, TrainingLog, mean_over, train
 
 VALIDATION_ROWS = 1000
 
@@ -63,8 +65,7 @@ def fit_difficulty(
     valid: tuple[list[str], np.ndarray],
     start: FoldedMf | None,
     settings: DifficultySettings,
-    progress: Progress = no_progress,
-    deadline_s: float | None = None,
+    conditions: Conditions = PLAIN,
 ) -> FittedDifficulty:
     """`fit` and `valid` are prompts and qualities (N, 2); `start` are probes over the same encoder, or
     None."""
@@ -83,14 +84,18 @@ def fit_difficulty(
     loader = text_loader(rows.take(plan.rows), tokenizer, settings.batch_rows, settings.seed)
     checks = text_loader(checked, tokenizer, 32, settings.seed)
 
-    def loss_of(batch: TextBatch) -> torch.Tensor:
-        return binary_cross_entropy_with_logits(model(batch.ids, batch.mask, batch.type_ids), batch.targets)
+    def loss_of(net: nn.Module, batch: TextBatch) -> torch.Tensor:
+        return binary_cross_entropy_with_logits(net(batch.ids, batch.mask, batch.type_ids), batch.targets)
+
+    def validate() -> float:
+        batches = (batch.to(conditions.device) for batch in checks)
+        return mean_over((float(loss_of(model, batch)), len(batch.targets)) for batch in batches)
 
     log = train(
         model,
         loader,
         loss_of,
-        lambda: mean_over((float(loss_of(batch)), len(batch.targets)) for batch in checks),
+        validate,
         LoopSettings(
             max_epochs=plan.epochs,
             head_lr=settings.head_lr,
@@ -100,7 +105,6 @@ def fit_difficulty(
             seed=settings.seed,
         ),
         stage="fit difficulty",
-        progress=progress,
-        deadline_s=deadline_s,
+        conditions=conditions,
     )
     return FittedDifficulty(model, log, plan)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -24,9 +25,10 @@ from scorers.tokenizer import TextTokenizer
 from scorers.torch.encoder import TextEncoder
 from scorers.torch.evaluator import Evaluator
 from trainer.budget import Plan, plan_run
+from trainer.conditions import PLAIN, Conditions
 from trainer.dataset import TextBatch, TokenRows, text_loader
 from trainer.examples import Example
-from trainer.loop import LoopSettings, Progress, TrainingLog, mean_over, no_progress, train
+from trainer.loop import LoopSettings, TrainingLog, mean_over, train
 from trainer.prefixes import answer_of
 
 MAX_VALIDATION_ROWS = 800
@@ -89,38 +91,41 @@ def fit_evaluator(
     valid: Sequence[Example],
     weak: str,
     settings: EvaluatorSettings,
-    progress: Progress = no_progress,
-    deadline_s: float | None = None,
+    conditions: Conditions = PLAIN,
 ) -> FittedEvaluator:
     """Fit on rows with a response. `weak` names the model whose answers it will judge."""
     torch.manual_seed(settings.seed)
     tokenizer = TextTokenizer.of(folder, settings.max_tokens)
     encoder = TextEncoder(folder, settings.tuning, settings.rank, lora_layers=settings.lora_layers)
     model = Evaluator(encoder, outputs=settings.outputs)
-    progress("read answers", 0, 1)
+    conditions.progress("read answers", 0, 1)
     chosen = _candidates(fit, weak, settings)
     offsets = model_offsets(fit)
     rows = answer_rows([fit[i] for i in chosen], tokenizer, offsets)
-    progress("read answers", 1, 1)
+    conditions.progress("read answers", 1, 1)
     assert rows.features is not None
     model.fit_standardiser(rows.features)
     checked = answer_rows(_validation(valid, weak, settings.seed), tokenizer, offsets)
-    feature_log = _fit_features(model, rows, checked, settings, progress)
+    feature_log = _fit_features(model, rows, checked, settings, conditions)
     plan = plan_run(
         rows, encoder.parameters_per_token(), settings.minutes, settings.max_epochs, settings.seed
     )
     loader = text_loader(rows.take(plan.rows), tokenizer, settings.batch_rows, settings.seed)
     checks = text_loader(checked, tokenizer, 32, settings.seed)
 
-    def loss_of(batch: TextBatch) -> torch.Tensor:
-        logits = model(batch.ids, batch.mask, batch.type_ids, batch.features)
+    def loss_of(net: nn.Module, batch: TextBatch) -> torch.Tensor:
+        logits = net(batch.ids, batch.mask, batch.type_ids, batch.features)
         return binary_cross_entropy_with_logits(logits + batch.offsets, batch.targets[:, 0])
+
+    def validate() -> float:
+        batches = (batch.to(conditions.device) for batch in checks)
+        return mean_over((float(loss_of(model, batch)), len(batch.targets)) for batch in batches)
 
     log = train(
         model,
         loader,
         loss_of,
-        lambda: mean_over((float(loss_of(batch)), len(batch.targets)) for batch in checks),
+        validate,
         LoopSettings(
             max_epochs=plan.epochs,
             head_lr=settings.head_lr,
@@ -130,8 +135,7 @@ def fit_evaluator(
             seed=settings.seed,
         ),
         stage="fit evaluator",
-        progress=progress,
-        deadline_s=deadline_s,
+        conditions=conditions,
     )
     model.add_to_log_odds(offsets[weak])
     return FittedEvaluator(model, log, Plan(plan.rows, plan.epochs, len(fit)), feature_log)
@@ -146,7 +150,7 @@ def _numbers_of(rows: TokenRows) -> TensorDataset:
 
 
 def _fit_features(
-    model: Evaluator, rows: TokenRows, checked: TokenRows, settings: EvaluatorSettings, progress: Progress
+    model: Evaluator, rows: TokenRows, checked: TokenRows, settings: EvaluatorSettings, conditions: Conditions
 ) -> TrainingLog:
     """The feature half first, by itself: a small net on numbers, seconds for thousands of rows."""
     data = _numbers_of(rows)
@@ -155,14 +159,14 @@ def _fit_features(
     loader = DataLoader(data, batch_size=batch_rows, shuffle=True, generator=generator)
     held_out = _numbers_of(checked).tensors
 
-    def loss_of(batch: Sequence[torch.Tensor]) -> torch.Tensor:
+    def loss_of(_: nn.Module, batch: Sequence[torch.Tensor]) -> torch.Tensor:
         return binary_cross_entropy_with_logits(model.from_features(batch[0]) + batch[2], batch[1])
 
     return train(
         model,
         loader,
         loss_of,
-        lambda: float(loss_of(held_out)),
+        lambda: float(loss_of(model, held_out)),
         LoopSettings(
             max_epochs=FEATURE_EPOCHS,
             head_lr=settings.head_lr,
@@ -171,7 +175,7 @@ def _fit_features(
             seed=settings.seed,
         ),
         stage="fit features",
-        progress=progress,
+        conditions=conditions.without_devices(),
     )
 
 

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import DataLoader, Dataset
 
 from routing.errors import ExamplesError
 from scorers.torch.matrix_factorisation import MatrixFactorisation
-from trainer.loop import LoopSettings, Progress, TrainingLog, no_progress, train
+from trainer.conditions import PLAIN, Conditions
+from trainer.loop import LoopSettings, TrainingLog, train
 
 PENALTIES = (3e-3, 1e-2, 3e-2, 1e-1, 3e-1)  # times the sum of squares, per row
 BATCH_ROWS = 256
@@ -91,7 +93,7 @@ def fit_mf(
     bias: bool = True,
     rank: int = RANK,
     seed: int = 0,
-    progress: Progress = no_progress,
+    conditions: Conditions = PLAIN,
 ) -> FittedMf:
     """Fit on outcomes over `vectors` (P, d); `pair` is (weak, strong) as positions in `models`.
 
@@ -113,7 +115,7 @@ def fit_mf(
         loader = _loader(vectors, fit_rows, fit_other, seed)
         log = _train_one(model, loader, checked, penalty, seed)
         tried[f"{penalty:g}"] = round(log.best, 6)
-        progress("fit mf", number + 1, len(PENALTIES), f"validation {log.best:.4f}")
+        conditions.progress("fit mf", number + 1, len(PENALTIES), f"validation {log.best:.4f}")
         if best is None or log.best < best.log.best:
             best = FittedMf(model, log, penalty, tried)
     assert best is not None
@@ -123,7 +125,7 @@ def fit_mf(
 def _train_one(
     model: MatrixFactorisation, loader: DataLoader[PairBatch], checked: PairBatch, penalty: float, seed: int
 ) -> TrainingLog:
-    def loss_of(batch: PairBatch) -> torch.Tensor:
+    def loss_of(_: nn.Module, batch: PairBatch) -> torch.Tensor:
         return _loss(model, batch) + penalty * model.penalty()
 
     settings = LoopSettings(

@@ -18,8 +18,8 @@ from scorers.errors import ScoringError
 from scorers.runtime.scorers import BundleScorers, load_scorers
 from scorers.text import TEXT_TEMPLATE
 from trainer.examples import Example, PairTable
-from trainer.loop import Progress, no_progress
 from trainer.prefixes import answer_of
+from trainer.progress import Progress, no_progress
 from trainer.scored import ScoredPairs
 
 CHUNK_ROWS = 64
@@ -38,12 +38,13 @@ def score_pairs(
     bundle = bundle_dir if isinstance(bundle_dir, Bundle) else open_bundle(bundle_dir, TEXT_TEMPLATE)
     try:
         scorers = load_scorers(bundle.path, bundle.scorers, threads)
-        return _score(scorers, pairs, progress)
+        return score_table(scorers, pairs, progress)
     except ScoringError as exc:
         raise BundleError(f"{bundle.path}: {exc}") from exc
 
 
-def _score(scorers: BundleScorers, pairs: PairTable, progress: Progress) -> ScoredPairs:
+def score_table(scorers: BundleScorers, pairs: PairTable, progress: Progress = no_progress) -> ScoredPairs:
+    """`score_pairs` with scorers that are loaded already. Raises `ScoringError`."""
     judged = scorers.evaluator is not None and pairs.has_answers
     gain, weak_adequate, difficulty, adequate = [], [], [], []
     for start in range(0, len(pairs), CHUNK_ROWS):

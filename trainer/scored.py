@@ -151,3 +151,28 @@ def array_names() -> tuple[str, ...]:
     return tuple(
         f.name for f in fields(ScoredPairs) if f.name not in ("weak", "strong", "prompt_id", "group")
     )
+
+
+def join_scored(parts: Sequence[ScoredPairs]) -> ScoredPairs:
+    """Rows of several files of one pair under each other; a column that one of them lacks is dropped.
+
+    Raises `ExamplesError` for different pairs and for a prompt that stands in two of them.
+    """
+    pairs = sorted({(part.weak, part.strong) for part in parts})
+    if len(pairs) != 1:
+        raise ExamplesError(f"scored pairs of one pair of models are needed; these are of {pairs}")
+    prompt_id = [prompt for part in parts for prompt in part.prompt_id]
+    if len(set(prompt_id)) != len(prompt_id):
+        raise ExamplesError(f"{len(prompt_id) - len(set(prompt_id))} prompts stand in two of the parts")
+    columns = {name: [getattr(part, name) for part in parts] for name in array_names()}
+    arrays: dict[str, Any] = {
+        name: None if any(part is None for part in found) else np.concatenate(found)
+        for name, found in columns.items()
+    }
+    return ScoredPairs(
+        weak=pairs[0][0],
+        strong=pairs[0][1],
+        prompt_id=prompt_id,
+        group=[group for part in parts for group in part.group],
+        **arrays,
+    )

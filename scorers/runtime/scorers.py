@@ -103,18 +103,18 @@ class _Sessions:
 
     def __init__(self, threads: int | None) -> None:
         self._threads = threads
-        self._plain: dict[tuple[str, int], EncoderSession] = {}
+        self._plain: dict[tuple[str, int, bool], EncoderSession] = {}
 
     def open(
         self, encoder: Mapping[str, Any], adapters: Mapping[str, Adapter], weights_path: Path | None
     ) -> EncoderSession:
         folder = _check_encoder(encoder)
-        max_tokens = int(encoder["max_tokens"])
+        max_tokens, int8 = int(encoder["max_tokens"]), bool(encoder.get("int8", False))
         if adapters or weights_path is not None:
-            return EncoderSession(folder, max_tokens, self._threads, adapters, weights_path)
-        key = (str(encoder["sha256"]), max_tokens)
+            return EncoderSession(folder, max_tokens, self._threads, adapters, weights_path, int8)
+        key = (str(encoder["sha256"]), max_tokens, int8)
         if key not in self._plain:
-            self._plain[key] = EncoderSession(folder, max_tokens, self._threads)
+            self._plain[key] = EncoderSession(folder, max_tokens, self._threads, int8=int8)
         return self._plain[key]
 
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from scorers.tokenizer import TokenIds
 from trainer.budget import plan_run
+from trainer.conditions import Conditions
 from trainer.dataset import LengthBucketSampler, TokenRows
 from trainer.embeddings import CachedEmbedder
 from trainer.fit_mf import Outcomes, fit_mf
@@ -27,16 +28,20 @@ class Line(nn.Module):
         self.head = nn.Linear(1, 1, bias=False)
         nn.init.zeros_(self.head.weight)
 
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(x)
+
 
 BATCHES = [torch.tensor([[1.0], [2.0]]) for _ in range(20)]
 
 
 def fit_line(model: Line, **settings: object) -> object:
-    def loss_of(x: torch.Tensor) -> torch.Tensor:
-        return ((model.head(x) - 3 * x) ** 2).mean()
-
     chosen = LoopSettings(head_lr=0.1, weight_decay=0.0, **settings)  # type: ignore[arg-type]
-    return train(model, BATCHES, loss_of, lambda: float(loss_of(BATCHES[0])), chosen)
+    return train(model, BATCHES, line_loss, lambda: float(line_loss(model, BATCHES[0])), chosen)
+
+
+def line_loss(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    return ((model(x) - 3 * x) ** 2).mean()
 
 
 def test_the_loop_learns_and_ends_in_its_best_state() -> None:
@@ -51,7 +56,7 @@ def test_patience_ends_a_run_and_brings_the_best_back() -> None:
     model = Line()
     scores = iter([1.0, 0.5, 0.9, 0.8, 0.7, 0.6])
     log = train(
-        model, BATCHES, lambda x: ((model.head(x) - 3 * x) ** 2).mean(), lambda: next(scores),
+        model, BATCHES, line_loss, lambda: next(scores),
         LoopSettings(max_epochs=5, patience=2, head_lr=0.1),
     )  # fmt: skip
     assert log.stopped_by == "patience"
@@ -61,8 +66,8 @@ def test_patience_ends_a_run_and_brings_the_best_back() -> None:
 def test_deadline_ends_a_run_early_and_says_so() -> None:
     model = Line()
     log = train(
-        model, BATCHES, lambda x: ((model.head(x) - 3 * x) ** 2).mean(), lambda: 1.0,
-        LoopSettings(max_epochs=50), deadline_s=time.monotonic() - 1,
+        model, BATCHES, line_loss, lambda: 1.0,
+        LoopSettings(max_epochs=50), conditions=Conditions(deadline_s=time.monotonic() - 1),
     )  # fmt: skip
     assert (log.steps, log.stopped_by) == (1, "deadline")
 
@@ -72,9 +77,9 @@ def test_ctrl_c_passes_through() -> None:
         if done == 3:
             raise KeyboardInterrupt
 
-    model = Line()
+    model, conditions = Line(), Conditions(interrupt)
     with pytest.raises(KeyboardInterrupt):
-        train(model, BATCHES, lambda x: model.head(x).mean(), lambda: 1.0, LoopSettings(), progress=interrupt)
+        train(model, BATCHES, line_loss, lambda: 1.0, LoopSettings(), conditions=conditions)
 
 
 def test_buckets_are_random_reproducible_and_of_like_length() -> None:
@@ -83,7 +88,9 @@ def test_buckets_are_random_reproducible_and_of_like_length() -> None:
     assert first == again
     assert sorted(row for batch in first for row in batch) == list(range(400))
     sampler = LengthBucketSampler(lengths, 16, seed=1)
-    assert list(sampler) != list(sampler)  # another order each epoch
+    assert list(sampler) == list(sampler)  # the epoch is set from outside
+    sampler.set_epoch(1)
+    assert list(sampler) != first
     padded = sum(len(batch) * max(lengths[batch]) for batch in first)
     assert padded < 1.25 * lengths.sum()
 

@@ -1,0 +1,146 @@
+"""One function a scorer: from the fit's input to a finished part of the bundle.
+
+Scorers see the train split, early stopping the validation split. A later scorer may start from an earlier one
+(the difficulty classifier from the factorisation's probes), which is why the parts come in this order; the
+evaluator before the difficulty classifier, because it is where the signal is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load as decode_tensors
+from safetensors.numpy import save as encode_tensors
+
+from scorers.embedders import is_remote
+from scorers.encoders import EncoderFolder, resolve_encoder
+from scorers.features import FEATURE_NAMES
+from scorers.runtime.mf import MatrixFactorisation as FoldedMf
+from trainer.conditions import Conditions
+from trainer.fit_difficulty import fit_difficulty
+from trainer.fit_encoders import describe_encoder, open_embedder
+from trainer.fit_evaluator import fit_evaluator
+from trainer.fit_mf import Outcomes, fit_mf
+from trainer.fit_options import FitInput
+from trainer.work_folder import Part
+
+# Shares of the minutes; the rest is reading, embedding and scoring.
+DIFFICULTY_SHARE, EVALUATOR_SHARE = 0.38, 0.45
+
+Parts = Mapping[str, Part]
+FitPart = Callable[[FitInput, Parts, Conditions], Part]
+
+
+def parts_of(data: FitInput) -> dict[str, FitPart]:
+    """The parts this fit consists of, in order."""
+    parts: dict[str, FitPart] = {"mf": fit_mf_part}
+    if data.options.evaluator and data.pairs.has_answers:
+        parts["evaluator"] = fit_evaluator_part
+    if data.options.difficulty:
+        parts["difficulty"] = fit_difficulty_part
+    return parts
+
+
+def fit_mf_part(data: FitInput, _: Parts, conditions: Conditions) -> Part:
+    options = data.options
+    embedder, encoder = open_embedder(options.encoder, conditions.progress)
+    # Other models' rows teach too, on the same prompts; other prompts' rows could be the calibration's.
+    models = data.table.models
+    train_ids, valid_ids = set(data.splits["train"]), set(data.splits["validation"])
+    texts = {row.prompt_id: row.prompt for row in data.table.rows if row.prompt_id in train_ids | valid_ids}
+    order = {prompt_id: row for row, prompt_id in enumerate(texts)}
+    vectors = embedder.embed(list(texts.values()))
+    encoder["dimension"] = int(vectors.shape[1])
+
+    def outcomes(ids: set[str]) -> Outcomes:
+        rows = [row for row in data.table.rows if row.prompt_id in ids]
+        return Outcomes(
+            np.array([order[row.prompt_id] for row in rows], dtype=np.int64),
+            np.array([models.index(row.model) for row in rows], dtype=np.int64),
+            np.array([row.quality for row in rows]),
+        )
+
+    fitted = fit_mf(
+        vectors,
+        outcomes(train_ids),
+        outcomes(valid_ids),
+        models,
+        (models.index(data.tiers[0]), models.index(data.tiers[-1])),
+        options.mf_form,
+        options.mf_bias,
+        seed=options.seed,
+        conditions=conditions,
+    )
+    entry = {
+        "file": "mf.safetensors",
+        "form": options.mf_form,
+        "models": models,
+        "tiers": list(data.tiers),
+        "encoder": encoder,
+    }
+    log = {**fitted.log.to_dict(), "penalty": fitted.penalty, "tried": fitted.tried}
+    log.pop("losses")
+    return Part({"mf.safetensors": encode_tensors(fitted.model.export())}, entry, log)
+
+
+def fit_difficulty_part(data: FitInput, parts: Parts, conditions: Conditions) -> Part:
+    options = data.options
+    same = not is_remote(options.encoder)
+    folder = resolve_encoder(options.encoder if same else options.evaluator_encoder)
+    start = None
+    if same:
+        mf = parts["mf"].entry
+        tensors = decode_tensors(parts["mf"].files["mf.safetensors"])
+        start = FoldedMf.fold(tensors, mf["models"], mf["tiers"], mf["form"])
+    minutes = options.max_minutes * DIFFICULTY_SHARE
+    settings = replace(options.difficulty_settings, minutes=minutes, seed=options.seed)
+
+    def split(name: str) -> tuple[list[str], np.ndarray]:
+        rows = data.rows(name)
+        return [data.pairs.weak[row].prompt for row in rows], data.pairs.quality[rows]
+
+    fitted = fit_difficulty(folder, split("train"), split("validation"), start, settings, conditions)
+    part = _text_model("difficulty", fitted.model, folder, settings.max_tokens)
+    part.entry["outputs"] = settings.outputs
+    part.log = {
+        **fitted.log.to_dict(),
+        "sample": fitted.plan.to_dict(),
+        "started_at_mf": start is not None,
+    }
+    return part
+
+
+def fit_evaluator_part(data: FitInput, _: Parts, conditions: Conditions) -> Part:
+    options = data.options
+    folder = resolve_encoder(options.evaluator_encoder)
+    minutes = options.max_minutes * EVALUATOR_SHARE
+    settings = replace(options.evaluator_settings, minutes=minutes, seed=options.seed)
+
+    def split(name: str) -> list[Any]:
+        wanted = set(data.splits[name])
+        return [row for row in data.table.rows if row.prompt_id in wanted and row.response is not None]
+
+    fitted = fit_evaluator(folder, split("train"), split("validation"), data.tiers[0], settings, conditions)
+    part = _text_model("evaluator", fitted.model, folder, settings.max_tokens)
+    part.entry |= {"features": list(FEATURE_NAMES), "outputs": settings.outputs}
+    part.log = {
+        **fitted.log.to_dict(),
+        "sample": fitted.plan.to_dict(),
+        "features_alone": fitted.feature_log.to_dict()["best"],
+    }
+    return part
+
+
+def _text_model(name: str, model: Any, folder: EncoderFolder, max_tokens: int) -> Part:
+    tensors, weights = model.export()
+    part = Part(
+        {f"{name}.safetensors": encode_tensors({k: np.ascontiguousarray(v) for k, v in tensors.items()})}
+    )
+    part.entry = {"file": f"{name}.safetensors", "encoder": describe_encoder(folder, max_tokens)}
+    if weights is not None:
+        part.files[f"{name}_encoder.safetensors"] = encode_tensors(weights)
+        part.entry["weights"] = f"{name}_encoder.safetensors"
+    return part
