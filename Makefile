@@ -25,7 +25,7 @@ $(STAMP): pyproject.toml requirements/constraints.txt deploy/install_torch.sh
 	@echo "setting up $(VENV) (once, a few minutes)"
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	@deploy/install_torch.sh $(RUN)
-	@$(RUN) -m pip install -qq --constraint requirements/constraints.txt --editable '.[train,demo,openai,postgres,redis,otel,dev]'
+	@$(RUN) -m pip install -qq --constraint requirements/constraints.txt --editable '.[train,demo,openai,postgres,ray,redis,otel,dev]'
 	@touch $@
 
 demo: $(STAMP) ## the proxy in front of the two embedded models (PORT=8000, ONCE=1 to stop after the table)

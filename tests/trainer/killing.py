@@ -27,7 +27,12 @@ def start(module: str, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
 
 def run_through(module: str, arguments: Sequence[str], within_s: float = WAIT_S) -> None:
     child = start(module, arguments)
-    _, told = child.communicate(timeout=within_s)
+    try:
+        _, told = child.communicate(timeout=within_s)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        _, told = child.communicate()
+        raise AssertionError(f"not through in {within_s:.0f} s\n{told.decode()[-3000:]}") from None
     assert child.returncode == 0, told.decode()
 
 
