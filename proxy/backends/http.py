@@ -1,38 +1,30 @@
 """A backend over HTTP: any OpenAI-compatible URL, on pooled keep-alive connections.
 
-aiohttp's client is used directly: on the machine this was measured on it costs a third of plain httpx per
-request. It stays behind this file; everything it can raise is translated here. Four limits hold together:
-connect, first byte, between bytes, and what is left of the request's deadline, which also ends an answer
-that keeps trickling.
+The client below it is our own (`proxy.backends.connection`): half of what a proxied request costs is spent
+here, and a general client does much that a proxy never needs. It stays behind this file. Four limits hold
+together: connect, first byte, between bytes, and what is left of the request's deadline, which also ends an
+answer that keeps trickling.
 """
 
 from __future__ import annotations
 
 import asyncio
-import io
+import base64
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
-from contextvars import ContextVar
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
+from urllib.parse import unquote, urlsplit
 
-import aiohttp
-from multidict import CIMultiDict
-from yarl import URL
-
-from routing.errors import BackendBroken, BackendError, BackendStale, BackendTimeout, BackendUnavailable
+from proxy.backends.connection import HttpConnection
+from proxy.backends.pool import ConnectionPool
+from routing.errors import BackendBroken, BackendError, BackendTimeout, BackendUnavailable
 from routing.protocols import BackendRequest
 
-_PIECE_BYTES = 1 << 16
-_URLS_KEPT = 64
-_WHOLE_BYTES = 1 << 20  # where aiohttp begins to warn of blocking the event loop
-_NO_CEILING_S = 1e9  # aiohttp rounds timeouts above its threshold up to a full second: never here
+_HEADS_KEPT = 64
+_NEVER = float("inf")
 End = Literal["done", "broken", "abandoned"]
-
-# Sockets opened for the request of this context: none means that a pooled connection was used, and one that
-# the other side had closed already is safe to repeat on.
-_opened: ContextVar[list[int] | None] = ContextVar("opened", default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,75 +42,96 @@ class HttpReply:
     `on_end` is called once: `done` (read to its end), `broken`, or `abandoned` (closed before its end).
     """
 
-    __slots__ = ("_between_s", "_end_at", "_max_bytes", "_response", "_stage", "headers", "on_end", "status")
+    __slots__ = (
+        "_between_s", "_connection", "_end_at", "_max_bytes", "_pool", "_stage", "_total",
+        "headers", "on_end", "status",
+    )  # fmt: skip
 
     def __init__(
         self,
-        response: aiohttp.ClientResponse,
+        connection: HttpConnection,
+        pool: ConnectionPool,
         between_s: float,
-        end_at: float | None = None,
+        end_at: float = _NEVER,
         stage: str = "total",
         max_bytes: int = 0,
     ) -> None:
         """`end_at` is on the event loop's clock; `max_bytes` 0 means no bound."""
-        self._response = response
-        self._between_s = between_s or None
+        self._connection: HttpConnection | None = connection
+        self._pool = pool
+        self._between_s = between_s or _NEVER
         self._end_at = end_at
         self._stage = stage
         self._max_bytes = max_bytes
+        self._total = 0
         self.on_end: Callable[[End], None] | None = None
-        self.status = response.status
-        self.headers = {name.lower(): value for name, value in response.headers.items()}
+        self.status = connection.status
+        self.headers: Mapping[str, str] = connection.headers
 
     async def read(self) -> bytes:
         """The whole body. Raises `BackendBroken`, `BackendTimeout`."""
-        pieces = [piece async for piece in self.chunks()]
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        first = await self.piece()
+        if self._connection is None or not first:
+            return first
+        pieces = [first]
+        while piece := await self.piece():
+            pieces.append(piece)
+        return b"".join(pieces)
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it arrives. Raises `BackendBroken`, `BackendTimeout`."""
-        content = self._response.content
-        clock = asyncio.get_running_loop().time
-        total = 0
-        while True:
-            if self._end_at is not None and clock() >= self._end_at:
-                raise self._fail(BackendTimeout("the time for an answer is up", self._stage))
-            try:
-                piece = content.read_nowait(-1) if content.total_bytes and not content.at_eof() else b""
-                if not piece:
-                    limit_s, stage = self._silence(clock())
-                    async with asyncio.timeout(limit_s):
-                        piece = await content.readany()
-            except TimeoutError as error:
-                raise self._fail(BackendTimeout(f"no byte for {limit_s:.3g} s", stage)) from error
-            except (aiohttp.ClientError, OSError, ValueError) as error:
-                raise self._fail(BackendBroken(_describe(error))) from error
-            if not piece:
-                self._response.release()
-                self._tell("done")
-                return
-            total += len(piece)
-            if self._max_bytes and total > self._max_bytes:
-                raise self._fail(BackendBroken(f"the answer is larger than {self._max_bytes} bytes"))
+        while piece := await self.piece():
             yield piece
+
+    async def piece(self) -> bytes:
+        """What has come since the last one, at least a byte; b'' at the end. Raises as `chunks`."""
+        connection = self._connection
+        if connection is None:
+            return b""
+        clock = asyncio.get_running_loop().time
+        while True:
+            if self._end_at != _NEVER and clock() >= self._end_at:
+                raise self._fail(BackendTimeout("the time for an answer is up", self._stage))
+            if piece := connection.take():
+                self._total += len(piece)
+                if self._max_bytes and self._total > self._max_bytes:
+                    raise self._fail(BackendBroken(f"the answer is larger than {self._max_bytes} bytes"))
+                if connection.complete:
+                    self._finish(connection)
+                return piece
+            if connection.complete:
+                self._finish(connection)
+                return b""
+            if connection.failure is not None:
+                raise self._fail(connection.failure)
+            now = clock()
+            limit_at, stage = min((now + self._between_s, "between_bytes"), (self._end_at, self._stage))
+            try:
+                await connection.wait(limit_at)
+            except TimeoutError as error:
+                raise self._fail(BackendTimeout(f"no byte for {limit_at - now:.3g} s", stage)) from error
 
     async def close(self) -> None:
         """Back to the pool when the body was read to its end; otherwise the connection is closed at once."""
-        if self._response.content.at_eof():
-            self._response.release()
-            self._tell("done")
+        connection = self._connection
+        if connection is None:
+            return
+        if connection.complete:
+            self._finish(connection)
         else:
-            self._response.close()
+            self._connection = None
+            connection.abort()
             self._tell("abandoned")
 
-    def _silence(self, now: float) -> tuple[float | None, str]:
-        """How long the next byte may take, and which limit that is."""
-        if self._end_at is not None and (self._between_s is None or self._end_at - now < self._between_s):
-            return self._end_at - now, self._stage
-        return self._between_s, "between_bytes"
+    def _finish(self, connection: HttpConnection) -> None:
+        self._connection = None
+        self._pool.give_back(connection)
+        self._tell("done")
 
     def _fail(self, error: BackendError) -> BackendError:
-        self._response.close()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abort()
         self._tell("broken")
         return error
 
@@ -129,7 +142,7 @@ class HttpReply:
 
 
 class HttpBackend:
-    """One base URL. Made outside an event loop; its session opens with the first request."""
+    """One base URL. Made outside an event loop; connections open with the first request."""
 
     def __init__(
         self,
@@ -140,116 +153,112 @@ class HttpBackend:
         max_answer_bytes: int = 0,
     ) -> None:
         """`max_answer_bytes` bounds one answer's body; 0: no bound."""
-        self._url = url.rstrip("/")
+        self._url = parts = urlsplit(url.rstrip("/"))
         self._timeouts = timeouts or HttpTimeouts()
         self._max_bytes = max_answer_bytes
-        self._headers = {"content-type": "application/json", "accept-encoding": "identity"}
+        self._verify_tls = verify_tls
+        self._headers = {
+            "host": parts.netloc.rpartition("@")[2],
+            "content-type": "application/json",
+            "accept-encoding": "identity",
+        }
         if api_key:
             self._headers["authorization"] = f"Bearer {api_key}"
-        self._tls: ssl.SSLContext | bool = verify_tls
-        self._urls: dict[str, URL] = {}
-        self._session: aiohttp.ClientSession | None = None
+        elif parts.username is not None:
+            pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+            self._headers["authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
+        self._heads: dict[tuple[str, str], bytes] = {}
+        self._pool: ConnectionPool | None = None
 
     async def send(self, request: BackendRequest) -> HttpReply:
         """Raises `BackendUnavailable`, `BackendTimeout`, `BackendStale`, `BackendBroken`."""
-        session = self._session or self._open()
+        pool = self._pool or self._open_pool()
         limits = self._timeouts
-        first_byte_s, stage = limits.first_byte_s or None, "first_byte"
-        end_at = None
+        now = asyncio.get_running_loop().time()
+        limit_s, stage, end_at = limits.first_byte_s or _NEVER, "first_byte", _NEVER
         if request.timeout_s is not None:
-            end_at = asyncio.get_running_loop().time() + request.timeout_s
-            if first_byte_s is None or request.timeout_s < first_byte_s:
-                first_byte_s, stage = request.timeout_s, request.timeout_stage
-        headers = CIMultiDict(self._headers)
-        headers.update(request.headers)
-        opened: list[int] = []
-        token = _opened.set(opened)
+            end_at = now + request.timeout_s
+            if request.timeout_s < limit_s:
+                limit_s, stage = request.timeout_s, request.timeout_stage
+        connection = pool.take()
+        if connection is None:
+            connection = await self._connect(pool, limit_s, stage)
         try:
-            async with asyncio.timeout(first_byte_s):
-                response = await session.request(
-                    request.method,
-                    self._target(request.path),
-                    data=_payload(request.body),
-                    headers=headers,
-                    allow_redirects=False,
-                )
-        except aiohttp.ConnectionTimeoutError as error:
-            raise BackendTimeout(f"no connection within {limits.connect_s:.3g} s", "connect") from error
+            connection.send(self._head(request), request.body)
+            while not connection.begun:
+                if connection.failure is not None:
+                    raise connection.failure
+                await connection.wait(now + limit_s)
         except TimeoutError as error:
-            raise BackendTimeout(f"no reply within {first_byte_s:.3g} s", stage) from error
-        except aiohttp.ClientConnectorError as error:
-            raise BackendUnavailable(_describe(error)) from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            if not opened and _closed_unanswered(error):
-                raise BackendStale(_describe(error)) from error
-            raise BackendBroken(_describe(error)) from error
-        finally:
-            _opened.reset(token)
-        return HttpReply(response, limits.between_bytes_s, end_at, request.timeout_stage, self._max_bytes)
+            connection.abort()
+            raise BackendTimeout(f"no reply within {limit_s:.3g} s", stage) from error
+        except BaseException:
+            connection.abort()
+            raise
+        return HttpReply(
+            connection, pool, limits.between_bytes_s, end_at, request.timeout_stage, self._max_bytes
+        )
 
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        if self._pool is not None:
+            await self._pool.close()
+            self._pool = None
 
-    def _open(self) -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(
-            limit=0, keepalive_timeout=30.0, ttl_dns_cache=60, ssl=self._tls, socket_factory=_open_socket
-        )
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            timeout=aiohttp.ClientTimeout(
-                total=None, connect=self._timeouts.connect_s or None, ceil_threshold=_NO_CEILING_S
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            skip_auto_headers=("user-agent", "accept"),
-            read_bufsize=_PIECE_BYTES,
-        )
-        return self._session
+    async def _connect(self, pool: ConnectionPool, limit_s: float, stage: str) -> HttpConnection:
+        connect_s = self._timeouts.connect_s or _NEVER
+        message = f"no connection within {min(connect_s, limit_s):.3g} s"
+        try:
+            async with asyncio.timeout(min(connect_s, limit_s)):
+                return await pool.open()
+        except TimeoutError as error:
+            raise BackendTimeout(message, "connect" if connect_s <= limit_s else stage) from error
+        except (OSError, ValueError, RuntimeError) as error:  # uvloop raises RuntimeError for a lost socket
+            raise BackendUnavailable(_describe(error)) from error
 
-    def _target(self, path: str) -> URL:
-        url = self._urls.get(path)
-        if url is None:
-            if len(self._urls) >= _URLS_KEPT:  # paths with ids in them
-                self._urls.clear()
-            url = self._urls[path] = URL(self._url + path, encoded=True)
-        return url
+    def _open_pool(self) -> ConnectionPool:
+        tls = None
+        if self._url.scheme == "https":
+            tls = ssl.create_default_context() if self._verify_tls else ssl._create_unverified_context()
+        port = self._url.port or (80 if tls is None else 443)
+        self._pool = ConnectionPool(self._url.hostname or "", port, tls)
+        return self._pool
+
+    def _head(self, request: BackendRequest) -> bytes:
+        """The request's line and headers. What is the same for every request is put together once."""
+        key = (request.method, request.path)
+        own = self._headers
+        if not own.keys().isdisjoint(request.headers):
+            lines = _lines({name: value for name, value in own.items() if name not in request.headers})
+            fixed = self._request_line(*key) + lines
+        elif (kept := self._heads.get(key)) is not None:
+            fixed = kept
+        else:
+            if len(self._heads) >= _HEADS_KEPT:  # paths with ids in them
+                self._heads.clear()
+            fixed = self._heads[key] = self._request_line(*key) + _lines(own)
+        return b"%b%bcontent-length: %d\r\n\r\n" % (fixed, _lines(request.headers), len(request.body))
+
+    def _request_line(self, method: str, path: str) -> bytes:
+        target = self._url.path + path
+        if not target.isascii() or not target.isprintable() or " " in target:
+            raise BackendBroken(f"the path {target[:200]!r} is not that of a URL")
+        return f"{method} {target} HTTP/1.1\r\n".encode()
 
 
-def _payload(body: bytes) -> bytes | io.BytesIO | None:
-    """A large body is written in pieces, so that other requests get their turn in between."""
-    return io.BytesIO(body) if len(body) > _WHOLE_BYTES else body or None
-
-
-def _open_socket(address: aiohttp.AddrInfoType) -> socket.socket:
-    """A new connection's socket, noted in the context of the request that needs it."""
-    family, kind, protocol, _, _ = address
-    opened = _opened.get()
-    if opened is not None:
-        opened.append(1)
-    new = socket.socket(family, kind, protocol)
-    new.setblocking(False)
-    return new
-
-
-def _closed_unanswered(error: Exception) -> bool:
-    """Whether a connection was closed before any byte of a reply."""
-    if isinstance(error, aiohttp.ServerDisconnectedError):
-        return not isinstance(error.message, aiohttp.http.RawResponseMessage)
-    return isinstance(error, ConnectionResetError | BrokenPipeError | aiohttp.ClientOSError)
+def _lines(headers: Mapping[str, str]) -> bytes:
+    """Header lines. Raises `BackendBroken` for a value that would be more than one."""
+    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    if lines.count("\n") != len(headers) or lines.count("\r") != len(headers) or "\0" in lines:
+        raise BackendBroken("a header holds a line break")
+    return lines.encode("latin-1")
 
 
 def _describe(error: Exception) -> str:
-    """The kind of failure, without addresses or bytes of the answer."""
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
+    """The kind of failure, without addresses."""
+    if isinstance(error, socket.gaierror):
         return "the host name does not resolve"
-    if isinstance(error, aiohttp.ClientSSLError):
+    if isinstance(error, ssl.SSLError | ssl.CertificateError):
         return "the TLS handshake failed"
-    if isinstance(error, aiohttp.ClientConnectorError):
+    if isinstance(error, ConnectionError):
         return "the connection was refused"
-    if isinstance(error, aiohttp.ClientPayloadError):
-        return "the body ended before its end"
-    if isinstance(error, aiohttp.ServerDisconnectedError):
-        return "the connection was closed before a reply"
-    return type(error).__name__
+    return f"no connection: {type(error).__name__}"
