@@ -13,9 +13,12 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
+from urllib.parse import unquote
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from proxy.cycle import Cycle
 from proxy.settings import ServerSettings
 
 
@@ -28,6 +31,8 @@ class Connection(HttpToolsProtocol):
         super().__init__(*args, **options)
         self._reading = False  # a request has begun and is not complete
         self._draining = False
+        self._answering: Cycle | None = None  # the request at work; `cycle` is the last one that came
+        self._default_headers = self.server_state.default_headers
         self._read_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
 
@@ -44,9 +49,28 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        super().on_headers_complete()
-        if self._draining:
-            self.cycle.keep_alive = False
+        """As uvicorn's own, for HTTP without upgrades, and with our cycle."""
+        parser = self.parser
+        scope: Any = self.scope
+        version = parser.get_http_version()
+        scope["method"] = parser.get_method().decode("ascii")
+        scope["http_version"] = version
+        url = httptools.parse_url(self.url)
+        path = url.path.decode("ascii")
+        scope["path"] = unquote(path) if "%" in path else path
+        scope["raw_path"] = url.path
+        scope["query_string"] = url.query or b""
+        keep_alive = version != "1.0" and parser.should_keep_alive() and not self._draining
+        before = self.cycle
+        self.cycle = cycle = Cycle(
+            scope, self.transport, self.flow, keep_alive, self.expect_100_continue,
+            self.on_response_complete, self._default_headers,
+        )  # fmt: skip
+        if before is None or before.response_complete:
+            self._start_asgi_task(cycle, self.app)
+        else:  # a pipelined request waits for the answer before it
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, self.app))
 
     def on_message_complete(self) -> None:
         self._reading = False
@@ -69,7 +93,13 @@ class Connection(HttpToolsProtocol):
             if timer is not None:
                 timer.cancel()
         self._reading = False
+        if self._answering is not None and not self._answering.response_complete:
+            self._answering.disconnect()
         super().connection_lost(exc)
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
 
     def shutdown(self) -> None:
         """Answer what has begun, then close; an idle connection is closed a moment later."""

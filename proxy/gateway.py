@@ -130,7 +130,7 @@ class Gateway:
         )  # fmt: skip
         record.stream = call.stream
         record.stages["read"] = time.perf_counter() - record.started - record.stages["queue"]
-        async with ClientWatch(receive) as client:
+        async with ClientWatch(scope, receive) as client:
             try:
                 if isinstance(target, Pinned):
                     await self._pinned(exchange, target)

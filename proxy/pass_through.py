@@ -87,7 +87,7 @@ class PassThrough:
         answered = True
         gateway.metrics.in_flight.inc()
         try:
-            answered = await self._admitted(exchange, target, request, receive, declines)
+            answered = await self._admitted(exchange, target, request, scope, receive, declines)
         finally:
             gateway.metrics.in_flight.dec()
             if answered:
@@ -96,7 +96,7 @@ class PassThrough:
         return answered
 
     async def _admitted(
-        self, exchange: _Exchange, target: Target, request: BackendRequest, receive: Receive,
+        self, exchange: _Exchange, target: Target, request: BackendRequest, scope: Scope, receive: Receive,
         declines: Declines | None,
     ) -> bool:  # fmt: skip
         """Wait for a place, then do the work as long as the client is there."""
@@ -109,7 +109,7 @@ class PassThrough:
             return True
         answered = True
         try:
-            async with ClientWatch(receive) as client:
+            async with ClientWatch(scope, receive) as client:
                 try:
                     answered = await self._exchange(exchange, target, request, declines)
                 except asyncio.CancelledError:

@@ -62,6 +62,7 @@ class Server(uvicorn.Server):
                 lifespan="on",
                 timeout_keep_alive=75,
                 server_header=False,
+                proxy_headers=False,  # `proxy.door` looks at them itself
                 backlog=_BACKLOG,
                 ws="none",
             )

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any
 
+from proxy.cycle import ON_DISCONNECT
 from proxy.wire_error import ApiError
 
 Scope = MutableMapping[str, Any]
@@ -109,35 +110,43 @@ async def send_end(send: Send, body: bytes = b"") -> None:
 class ClientWatch:
     """Cancels the task it was made in as soon as the client closes its connection.
 
-    Used as an async context manager around the work of one request; the body must have been read.
+    Used as an async context manager around the work of one request; the body must have been read. Our own
+    server calls when it happens (`proxy.cycle`); under any other a second task waits for the message.
     """
 
-    __slots__ = ("_receive", "_watcher", "gone")
+    __slots__ = ("_receive", "_register", "_watcher", "_work", "gone")
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self._register = scope.get("extensions", {}).get(ON_DISCONNECT)
         self._receive = receive
         self._watcher: asyncio.Task[None] | None = None
+        self._work: asyncio.Task[Any] | None = None
         self.gone = False
 
     async def __aenter__(self) -> ClientWatch:
-        task = asyncio.current_task()
-        assert task is not None
-        self._watcher = asyncio.get_running_loop().create_task(self._watch(task))
+        self._work = asyncio.current_task()
+        if self._register is not None:
+            self._register(self._stop)
+        else:
+            self._watcher = asyncio.get_running_loop().create_task(self._watch())
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: object, trace: object) -> bool:
+        if self._register is not None:
+            self._register(None)
         if self._watcher is not None:
             self._watcher.cancel()
         if self.gone and kind is asyncio.CancelledError:
-            task = asyncio.current_task()
-            assert task is not None
-            return task.uncancel() == 0  # only our own cancellation is swallowed
+            assert self._work is not None
+            return self._work.uncancel() == 0  # only our own cancellation is swallowed
         return False
 
-    async def _watch(self, work: asyncio.Task[Any]) -> None:
-        while True:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                self.gone = True
-                work.cancel()
-                return
+    def _stop(self) -> None:
+        self.gone = True
+        if self._work is not None:
+            self._work.cancel()
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._stop()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
@@ -58,8 +59,9 @@ class HttpConnection(asyncio.Protocol):
         return self._reusable and not self._busy and self._transport is not None
 
     def send(self, head: bytes, body: bytes) -> None:
-        """Write a request. The connection must be `usable`."""
-        assert self._transport is not None, "the connection is closed"
+        """Write a request. Raises `BackendStale` when the connection has been closed meanwhile."""
+        if self._transport is None:
+            raise BackendStale("the connection was closed before a request")
         assert not self._busy, "one exchange at a time"
         if self._exchanges:
             self._reset()
@@ -111,8 +113,7 @@ class HttpConnection(asyncio.Protocol):
     # --- asyncio.Protocol ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by its type
         self._parser = HttpResponseParser(self)
         # What other clients accept from servers in the field, and what cannot change where a reply ends.
         self._parser.set_dangerous_leniencies(
