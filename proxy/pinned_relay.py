@@ -8,7 +8,7 @@ never follows half of another. What the backend left out at its end (`[DONE]`, a
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 from proxy.attempt import TierAttempt, decode_event
 from proxy.completion import StreamReader, read_usage
@@ -36,17 +36,30 @@ class PinnedRelay:
         Raises `BackendBroken` when there is no chunk at all, and when there is no finish reason at the end.
         """
         attempt = self._attempt
-        async for piece in self._until_broken():
-            events = self._take(piece)
-            if not events:
-                continue
-            yield events
-            if _ERROR_EVENT.search(events):
-                attempt.standing = "failed"
-                return
-            if self._tail.endswith(DONE):
-                await attempt.finish()
-                break
+        try:
+            async for piece in attempt.raw_pieces():
+                events = self._take(piece)
+                if not events:
+                    continue
+                yield events
+                if b'{"error"' in events and _ERROR_EVENT.search(events):
+                    attempt.standing = "failed"
+                    return
+                if events.endswith(DONE):
+                    await attempt.finish()
+                    break
+        except BackendError:
+            # A break after the only choice's finish reason is an end like any other: the client has the
+            # whole answer, and an error after it would make it pay for another.
+            if attempt.call.choices != 1 or not _FINISHED.search(self._tail):
+                raise
+            self._held = b""
+        for last in self._mended_end():
+            yield last
+
+    def _mended_end(self) -> Iterator[bytes]:
+        """What the stream's end lacked. Raises `BackendBroken` where it was none."""
+        attempt = self._attempt
         if last := self._take_last():
             yield last
         if not self._begun:
@@ -60,24 +73,10 @@ class PinnedRelay:
         if not ended:
             yield DONE
 
-    async def _until_broken(self) -> AsyncIterator[bytes]:
-        """The stream's bytes. A break after the only choice's finish reason is an end like any other.
-
-        The client has the whole answer then; an error after it would make it pay for another.
-        """
-        attempt = self._attempt
-        try:
-            async for piece in attempt.raw_pieces():
-                yield piece
-        except BackendError:
-            if attempt.call.choices != 1 or not _FINISHED.search(self._tail):
-                raise
-            self._held = b""
-
     def _take(self, piece: bytes) -> bytes:
         """The whole events there are now; b'' for none."""
-        held = self._held + piece
-        whole = _whole_events(held)
+        held = self._held + piece if self._held else piece
+        whole = len(held) if held.endswith(b"\n\n") else _whole_events(held)
         if not whole or not (self._begun or self._begins(held[:whole])):
             if len(held) > MAX_EVENT_BYTES:
                 raise BackendBroken(f"an event is longer than {MAX_EVENT_BYTES} bytes")
