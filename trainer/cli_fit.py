@@ -15,6 +15,7 @@ from trainer.checkpoint import EVERY_S
 from trainer.conditions import Conditions
 from trainer.devices import open_accelerator
 from trainer.fit import FitOptions, fit_ladder
+from trainer.fit_mf import FORM_CHOICES
 from trainer.progress import TerminalProgress
 
 
@@ -107,7 +108,12 @@ def _parser() -> argparse.ArgumentParser:
         help="how much work a kill may cost; the bundle does not depend on it",
     )
     add("--seed", type=int, default=0)
-    add("--mf-form", choices=("correctness", "pairwise"), default="correctness")
+    add(
+        "--mf-form",
+        choices=FORM_CHOICES,
+        default="auto",
+        help="P(model adequate), P(strong wins), or the better one on left-out prompts",
+    )
     add("--mf-no-bias", action="store_true", help="no bias in the projection, as in RouteLLM's code")
     add("--no-difficulty", action="store_true", help="leave the difficulty classifier out")
     add("--no-evaluator", action="store_true", help="leave the evaluator out")

@@ -14,10 +14,11 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from scorers.encoders import EncoderFolder
-from scorers.runtime.mf import MatrixFactorisation as FoldedMf
+from scorers.prompt_features import features_of_prompts
 from scorers.tokenizer import TextTokenizer
 from scorers.torch.difficulty import DifficultyClassifier
 from scorers.torch.encoder import TextEncoder
+from scorers.torch.matrix_factorisation import MatrixFactorisation
 from trainer.budget import Plan, plan_run
 from trainer.conditions import PLAIN, Conditions
 from trainer.dataset import TextBatch, TokenRows, text_loader
@@ -56,25 +57,25 @@ def prompt_rows(prompts: list[str], quality: np.ndarray, tokenizer: TextTokenize
     """Prompts with both tiers' qualities (N, 2), or whether strong did better (N, 1; a tie is 0)."""
     if outputs == 1:
         quality = (quality[:, 1:] > quality[:, :1]).astype(np.float32)
-    return TokenRows(tokenizer.encode_prompts(prompts), quality.astype(np.float32))
+    features = features_of_prompts(prompts)
+    return TokenRows(tokenizer.encode_prompts(prompts), quality.astype(np.float32), features)
 
 
 def fit_difficulty(
     folder: EncoderFolder,
     fit: tuple[list[str], np.ndarray],
     valid: tuple[list[str], np.ndarray],
-    start: FoldedMf | None,
+    start: tuple[MatrixFactorisation, tuple[int, int]],
     settings: DifficultySettings,
     conditions: Conditions = PLAIN,
 ) -> FittedDifficulty:
-    """`fit` and `valid` are prompts and qualities (N, 2); `start` are probes over the same encoder, or
-    None."""
+    """`fit` and `valid` are prompts and qualities (N, 2); `start` is a factorisation fitted on the prompts of
+    `fit` alone, over the same encoder's query vectors, and the columns of (weak, strong) in it."""
     torch.manual_seed(settings.seed)
     tokenizer = TextTokenizer.of(folder, settings.max_tokens)
     encoder = TextEncoder(folder, settings.tuning, settings.rank, lora_layers=settings.lora_layers)
     model = DifficultyClassifier(encoder, settings.outputs)
-    if start is not None and settings.outputs == 2 and start.form == "correctness":
-        model.start_from(start.probes[[0, -1]], start.intercepts[[0, -1]])
+    model.start_from(*start)
     rows = prompt_rows(*fit, tokenizer, settings.outputs)
     plan = plan_run(
         rows, encoder.parameters_per_token(), settings.minutes, settings.max_epochs, settings.seed
@@ -85,7 +86,8 @@ def fit_difficulty(
     checks = text_loader(checked, tokenizer, 32, settings.seed)
 
     def loss_of(net: nn.Module, batch: TextBatch) -> torch.Tensor:
-        return binary_cross_entropy_with_logits(net(batch.ids, batch.mask, batch.type_ids), batch.targets)
+        logits = net(batch.ids, batch.mask, batch.type_ids, batch.features)
+        return binary_cross_entropy_with_logits(logits, batch.targets)
 
     def validate() -> float:
         batches = (batch.to(conditions.device) for batch in checks)

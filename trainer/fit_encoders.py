@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from scorers.embedders import Embedder, HttpEmbedder, is_remote
+from scorers.embedders import HttpEmbedder, is_remote
 from scorers.encoders import EncoderFolder, resolve_encoder
+from scorers.runtime.query import LOCAL_PARTS, REMOTE_PARTS, QueryVectors, SessionEmbedder
 from scorers.runtime.session import EncoderSession, cache_folder
 from scorers.text import TEXT_TEMPLATE
 from trainer.embeddings import CachedEmbedder
@@ -18,7 +19,7 @@ QUERY_TOKENS = 256
 
 
 class LocalEmbedder:
-    """An ONNX session as an embedder, one text at a time.
+    """An ONNX session as an embedder of last and middle layer, one text at a time.
 
     In a batch a vector's last digits depend on its neighbours (padding, and the order in which a matrix
     product adds up), so what a killed run had left to embed would show in the bundle. One by one a vector is
@@ -26,24 +27,23 @@ class LocalEmbedder:
     """
 
     def __init__(self, folder: EncoderFolder) -> None:
-        self._session = EncoderSession(folder, QUERY_TOKENS)
-        self.dimension = folder.dimension
+        self._embedder = SessionEmbedder(EncoderSession(folder, QUERY_TOKENS), middle=True)
+        self.dimension = self._embedder.dimension
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        return np.concatenate([self._session.embed_prompts([text]) for text in texts])
+        return np.concatenate([self._embedder.embed([text]) for text in texts])
 
 
-def open_embedder(name: str, progress: Progress) -> tuple[Embedder, dict[str, Any]]:
-    """The cached embedder of an encoder's name, and its entry for the manifest."""
+def open_query(name: str, progress: Progress) -> tuple[QueryVectors, dict[str, Any]]:
+    """Query vectors of an encoder's name, the encoder's part cached, and its entry for the manifest."""
     cache = cache_folder() / "embeddings"
     if is_remote(name):
-        remote = HttpEmbedder.from_name(name)
-        entry = {"name": name, "sha256": "remote", "max_tokens": 0}
-        return CachedEmbedder(remote, cache, name, progress), entry
+        remote = CachedEmbedder(HttpEmbedder.from_name(name), cache, name, progress)
+        return QueryVectors(remote, REMOTE_PARTS), {"name": name, "sha256": "remote", "max_tokens": 0}
     folder = resolve_encoder(name)
     entry = describe_encoder(folder, QUERY_TOKENS)
-    key = f"{entry['sha256']} {entry['max_tokens']} {TEXT_TEMPLATE} one by one"
-    return CachedEmbedder(LocalEmbedder(folder), cache, key, progress), entry
+    key = f"{entry['sha256']} {entry['max_tokens']} {TEXT_TEMPLATE} last and middle, one by one"
+    return QueryVectors(CachedEmbedder(LocalEmbedder(folder), cache, key, progress), LOCAL_PARTS), entry
 
 
 def describe_encoder(folder: EncoderFolder, max_tokens: int) -> dict[str, Any]:

@@ -38,7 +38,7 @@ class FitOptions:
 
     encoder: str = DEFAULT_ENCODER
     evaluator_encoder: str = DEFAULT_ENCODER
-    mf_form: str = "correctness"
+    mf_form: str = "auto"
     mf_bias: bool = True
     difficulty: bool = True
     evaluator: bool = True

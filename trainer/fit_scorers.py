@@ -12,18 +12,17 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load as decode_tensors
 from safetensors.numpy import save as encode_tensors
 
 from scorers.embedders import is_remote
 from scorers.encoders import EncoderFolder, resolve_encoder
 from scorers.features import FEATURE_NAMES
-from scorers.runtime.mf import MatrixFactorisation as FoldedMf
+from scorers.prompt_features import N_PROMPT_FEATURES, PROMPT_FEATURES
 from trainer.conditions import Conditions
 from trainer.fit_difficulty import fit_difficulty
-from trainer.fit_encoders import describe_encoder, open_embedder
+from trainer.fit_encoders import describe_encoder, open_query
 from trainer.fit_evaluator import fit_evaluator
-from trainer.fit_mf import Outcomes, fit_mf
+from trainer.fit_mf import Outcomes, fit_mf, quality_table, query_blocks
 from trainer.fit_options import FitInput
 from trainer.work_folder import Part
 
@@ -46,55 +45,39 @@ def parts_of(data: FitInput) -> dict[str, FitPart]:
 
 def fit_mf_part(data: FitInput, _: Parts, conditions: Conditions) -> Part:
     options = data.options
-    embedder, encoder = open_embedder(options.encoder, conditions.progress)
+    query, encoder = open_query(options.encoder, conditions.progress)
     # Other models' rows teach too, on the same prompts; other prompts' rows could be the calibration's.
     models = data.table.models
-    train_ids, valid_ids = set(data.splits["train"]), set(data.splits["validation"])
-    texts = {row.prompt_id: row.prompt for row in data.table.rows if row.prompt_id in train_ids | valid_ids}
-    order = {prompt_id: row for row, prompt_id in enumerate(texts)}
-    vectors = embedder.embed(list(texts.values()))
-    encoder["dimension"] = int(vectors.shape[1])
-
-    def outcomes(ids: set[str]) -> Outcomes:
-        rows = [row for row in data.table.rows if row.prompt_id in ids]
-        return Outcomes(
-            np.array([order[row.prompt_id] for row in rows], dtype=np.int64),
-            np.array([models.index(row.model) for row in rows], dtype=np.int64),
-            np.array([row.quality for row in rows]),
-        )
-
+    ids = set(data.splits["train"]) | set(data.splits["validation"])
+    texts = {row.prompt_id: row.prompt for row in data.table.rows if row.prompt_id in ids}
+    vectors = query.embed(list(texts.values()))
+    encoder["dimension"] = query.encoder_dimension
     fitted = fit_mf(
-        vectors,
-        outcomes(train_ids),
-        outcomes(valid_ids),
-        models,
+        Outcomes(vectors, quality_table(data.table.rows, list(texts), models)),
         (models.index(data.tiers[0]), models.index(data.tiers[-1])),
         options.mf_form,
         options.mf_bias,
+        blocks=query_blocks(query.parts, query.encoder_dimension, N_PROMPT_FEATURES),
         seed=options.seed,
-        conditions=conditions,
+        progress=conditions.progress,
     )
     entry = {
         "file": "mf.safetensors",
-        "form": options.mf_form,
+        "form": fitted.form,
         "models": models,
         "tiers": list(data.tiers),
         "encoder": encoder,
+        "query": list(query.parts),
+        "features": list(PROMPT_FEATURES),
     }
-    log = {**fitted.log.to_dict(), "penalty": fitted.penalty, "tried": fitted.tried}
-    log.pop("losses")
+    log = {"form": fitted.form, "penalty": fitted.penalty, "tried": fitted.tried}
     return Part({"mf.safetensors": encode_tensors(fitted.model.export())}, entry, log)
 
 
 def fit_difficulty_part(data: FitInput, parts: Parts, conditions: Conditions) -> Part:
     options = data.options
-    same = not is_remote(options.encoder)
-    folder = resolve_encoder(options.encoder if same else options.evaluator_encoder)
-    start = None
-    if same:
-        mf = parts["mf"].entry
-        tensors = decode_tensors(parts["mf"].files["mf.safetensors"])
-        start = FoldedMf.fold(tensors, mf["models"], mf["tiers"], mf["form"])
+    name = options.evaluator_encoder if is_remote(options.encoder) else options.encoder
+    folder = resolve_encoder(name)
     minutes = options.max_minutes * DIFFICULTY_SHARE
     settings = replace(options.difficulty_settings, minutes=minutes, seed=options.seed)
 
@@ -102,14 +85,20 @@ def fit_difficulty_part(data: FitInput, parts: Parts, conditions: Conditions) ->
         rows = data.rows(name)
         return [data.pairs.weak[row].prompt for row in rows], data.pairs.quality[rows]
 
-    fitted = fit_difficulty(folder, split("train"), split("validation"), start, settings, conditions)
+    # Probes that have not seen the validation prompts: the classifier must beat them there.
+    query, _ = open_query(name, conditions.progress)
+    prompts, quality = split("train")
+    blocks = query_blocks(query.parts, query.encoder_dimension, N_PROMPT_FEATURES)
+    probes = fit_mf(Outcomes(query.embed(prompts), quality), (0, 1), "correctness", blocks=blocks)
+    start = (probes.model, (0, 1))
+    fitted = fit_difficulty(folder, (prompts, quality), split("validation"), start, settings, conditions)
     part = _text_model("difficulty", fitted.model, folder, settings.max_tokens)
-    part.entry["outputs"] = settings.outputs
-    part.log = {
-        **fitted.log.to_dict(),
-        "sample": fitted.plan.to_dict(),
-        "started_at_mf": start is not None,
+    part.entry |= {
+        "outputs": settings.outputs,
+        "query": list(query.parts),
+        "features": list(PROMPT_FEATURES),
     }
+    part.log = {**fitted.log.to_dict(), "sample": fitted.plan.to_dict()}
     return part
 
 

@@ -1,8 +1,8 @@
 """Builds the ONNX graph of a BERT-family encoder straight from its safetensors: no torch, no export.
 
-Input: `ids`, `mask`, `type_ids`, int64 (B, T). Output: `mean` and `first`, float32 (B, d): the masked mean
-of the last hidden states and the state of the first token. Pooling inside the graph keeps (B, T, d) out
-of Python.
+Input: `ids`, `mask`, `type_ids`, int64 (B, T). Output: `mean`, `first` and `middle`, float32 (B, d): the
+masked mean of the last hidden states, the state of the first token, and the masked mean after half of the
+layers (computed only where a run asks for it). Pooling inside the graph keeps (B, T, d) out of Python.
 
 Adapters are merged while the graph is built, W' = W + scale B A (Hu et al., LoRA, 2021, section 4.1), so
 a bundle carries under 2 MB and serves at the speed of the plain encoder. ORT's fused operators
@@ -24,7 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from scorers.errors import EncoderError
 
-GRAPH_VERSION = "3"  # part of the cache key: change it when the graph changes
+GRAPH_VERSION = "4"  # part of the cache key: change it when the graph changes
 SUPPORTED = ("bert", "roberta", "xlm-roberta")
 _OPSET, _IR = 17, 8
 _PREFIXES = ("", "bert.", "roberta.", "model.")
@@ -74,9 +74,10 @@ def build_graph(
     graph = _Builder()
     hidden = _embeddings(graph, config, tensors)
     graph.add("Cast", ["mask"], "mask_i32", to=TensorProto.INT32)
-    for layer in range(int(config["num_hidden_layers"])):
+    layers = int(config["num_hidden_layers"])
+    for layer in range(layers):
         hidden = _layer(graph, config, tensors, layer, hidden)
-    _pooling(graph, hidden)
+    _pooling(graph, hidden, f"hidden_{middle_layer(layers)}")
     dimension = int(config["hidden_size"])
     model = helper.make_model(
         helper.make_graph(
@@ -88,7 +89,7 @@ def build_graph(
             ],
             [
                 helper.make_tensor_value_info(n, TensorProto.FLOAT, ["B", dimension])
-                for n in ("mean", "first")
+                for n in ("mean", "first", "middle")
             ],
             graph.initialisers,
         ),
@@ -227,16 +228,22 @@ def _add_norm(
     return graph.add("SkipLayerNormalization", names, to, domain="com.microsoft", epsilon=epsilon)
 
 
-def _pooling(graph: _Builder, hidden: str) -> None:
+def middle_layer(layers: int) -> int:
+    """After how many of the layers `middle` is taken."""
+    return layers // 2
+
+
+def _pooling(graph: _Builder, hidden: str, middle: str) -> None:
     graph.add("Cast", ["mask"], "mask_f32", to=TensorProto.FLOAT)
     graph.constant("axis_last", np.asarray([2], dtype=np.int64))
     graph.constant("axis_tokens", np.asarray([1], dtype=np.int64))
     graph.constant("first_index", np.asarray(0, dtype=np.int64))
     graph.constant("tiny", np.asarray(1e-9, dtype=np.float32))
     graph.add("Unsqueeze", ["mask_f32", "axis_last"], "mask_3d")  # (B, T, 1)
-    graph.add("Mul", [hidden, "mask_3d"], "kept")
-    graph.add("ReduceSum", ["kept", "axis_tokens"], "total", keepdims=0)
     graph.add("ReduceSum", ["mask_f32", "axis_tokens"], "count", keepdims=1)
     graph.add("Max", ["count", "tiny"], "count_safe")
-    graph.add("Div", ["total", "count_safe"], "mean")
+    for states, to in ((hidden, "mean"), (middle, "middle")):
+        graph.add("Mul", [states, "mask_3d"], f"{to}_kept")
+        graph.add("ReduceSum", [f"{to}_kept", "axis_tokens"], f"{to}_total", keepdims=0)
+        graph.add("Div", [f"{to}_total", "count_safe"], to)
     graph.add("Gather", [hidden, "first_index"], "first", axis=1)

@@ -20,15 +20,17 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from scorers.answer import AnswerLike
-from scorers.embedders import Embedder, HttpEmbedder, is_remote
+from scorers.embedders import HttpEmbedder, is_remote
 from scorers.encoders import EncoderFolder, resolve_encoder
 from scorers.errors import ScorerFileError, ScoringFailed
 from scorers.features import FEATURE_NAMES, features_of
+from scorers.prompt_features import PROMPT_FEATURES
 from scorers.runtime.difficulty import DifficultyHead
 from scorers.runtime.evaluator import EvaluatorHead
 from scorers.runtime.graph import Adapter
 from scorers.runtime.heads import ScorerFile, read_scorer_file
 from scorers.runtime.mf import MatrixFactorisation
+from scorers.runtime.query import QueryVectors, SessionEmbedder, check_parts
 from scorers.runtime.session import EncoderSession
 
 
@@ -50,19 +52,19 @@ class PromptScores:
 class BundleScorers:
     """All scorers of one bundle. `evaluator` is None in a bundle that was fitted without answers."""
 
-    embedder: Embedder
+    query: QueryVectors
     mf: MatrixFactorisation
-    difficulty: tuple[EncoderSession, DifficultyHead] | None
+    difficulty: tuple[QueryVectors, DifficultyHead] | None
     evaluator: tuple[EncoderSession, EvaluatorHead] | None
 
     def score_prompts(self, prompts: Sequence[str]) -> PromptScores:
         """Raises `ScoringFailed` when a number is not finite, `EncoderError` when a remote encoder fails."""
-        chances = self.mf.adequacy(self.embedder.embed(prompts))  # (N, tiers)
+        chances = self.mf.adequacy(self.query.embed(prompts))  # (N, tiers)
         gain = chances[:, -1] - chances[:, 0]
         difficulty = None
         if self.difficulty is not None:
-            session, head = self.difficulty
-            difficulty = head.gain(session.embed_prompts(prompts))
+            adapted, head = self.difficulty
+            difficulty = head.gain(adapted.embed(prompts))
         _check_finite("prompt", gain if difficulty is None else gain + difficulty)
         return PromptScores(gain, chances[:, 0], chances[:, -1], difficulty)
 
@@ -88,11 +90,12 @@ def load_scorers(
     """
     sessions = _Sessions(threads)
     mf_entry = _entry(manifest_scorers, "mf")
+    query = _open_query(mf_entry, sessions)
     difficulty_entry = manifest_scorers.get("difficulty")
     evaluator_entry = manifest_scorers.get("evaluator")
     return BundleScorers(
-        embedder=_open_embedder(mf_entry, sessions),
-        mf=_load_mf(folder, mf_entry),
+        query=query,
+        mf=_load_mf(folder, mf_entry, query.dimension),
         difficulty=_load_difficulty(folder, difficulty_entry, sessions) if difficulty_entry else None,
         evaluator=_load_evaluator(folder, evaluator_entry, sessions) if evaluator_entry else None,
     )
@@ -135,26 +138,28 @@ def _check_encoder(encoder: Mapping[str, Any]) -> EncoderFolder:
     return folder
 
 
-class _SessionEmbedder:
-    """Query vectors from a local session."""
-
-    def __init__(self, session: EncoderSession) -> None:
-        self._session = session
-        self.dimension = session.folder.dimension
-
-    def embed(self, texts: Sequence[str]) -> np.ndarray:
-        return self._session.embed_prompts(texts)
-
-
-def _open_embedder(entry: Mapping[str, Any], sessions: _Sessions) -> Embedder:
+def _open_query(entry: Mapping[str, Any], sessions: _Sessions) -> QueryVectors:
     encoder = _field(entry, "mf", "encoder")
     name = _field(encoder, "mf.encoder", "name")
+    parts = _parts_of(entry, "mf", is_remote(name))
     if is_remote(name):
-        return HttpEmbedder.from_name(name, dimension=int(_field(encoder, "mf.encoder", "dimension")))
-    return _SessionEmbedder(sessions.open(encoder, {}, None))
+        dimension = int(_field(encoder, "mf.encoder", "dimension"))
+        return QueryVectors(HttpEmbedder.from_name(name, dimension=dimension), parts)
+    return QueryVectors(SessionEmbedder(sessions.open(encoder, {}, None), "middle" in parts), parts)
 
 
-def _load_mf(folder: Path, entry: Mapping[str, Any]) -> MatrixFactorisation:
+def _parts_of(entry: Mapping[str, Any], scorer: str, remote: bool) -> tuple[str, ...]:
+    """What the scorer's query vectors were put together from; a bundle without the field: the last layer."""
+    parts = check_parts(entry.get("query", ("last",)), remote)
+    if "features" in parts and list(_field(entry, scorer, "features")) != list(PROMPT_FEATURES):
+        changed = sorted(set(entry["features"]) ^ set(PROMPT_FEATURES)) or ["their order"]
+        raise ScorerFileError(
+            f"manifest field scorers.{scorer}.features differs from this version's in {', '.join(changed)}"
+        )
+    return parts
+
+
+def _load_mf(folder: Path, entry: Mapping[str, Any], dimension: int) -> MatrixFactorisation:
     path = folder / _field(entry, "mf", "file")
     try:
         tensors = load_file(str(path))
@@ -162,10 +167,10 @@ def _load_mf(folder: Path, entry: Mapping[str, Any]) -> MatrixFactorisation:
         raise ScorerFileError(f"{path} cannot be read as safetensors: {exc}") from exc
     models, tiers, form = (_field(entry, "mf", key) for key in ("models", "tiers", "form"))
     mf = MatrixFactorisation.fold(tensors, models, tiers, form)
-    dimension = int(_field(_field(entry, "mf", "encoder"), "mf.encoder", "dimension"))
     if mf.probes.shape[1] != dimension:
         raise ScorerFileError(
-            f"{path}: fitted on vectors of {mf.probes.shape[1]} dimensions, manifest says {dimension}"
+            f"{path}: fitted on query vectors of {mf.probes.shape[1]} dimensions, "
+            f"the encoder and parts in the manifest give {dimension}"
         )
     return mf
 
@@ -181,9 +186,11 @@ def _open_head(
 
 def _load_difficulty(
     folder: Path, entry: Mapping[str, Any], sessions: _Sessions
-) -> tuple[EncoderSession, DifficultyHead]:
+) -> tuple[QueryVectors, DifficultyHead]:
     session, file = _open_head(folder, entry, "difficulty", sessions)
-    return session, DifficultyHead.read(file, session.folder.dimension)
+    parts = _parts_of(entry, "difficulty", remote=False)
+    query = QueryVectors(SessionEmbedder(session, "middle" in parts), parts)
+    return query, DifficultyHead.read(file, query.dimension)
 
 
 def _load_evaluator(

@@ -30,15 +30,23 @@ MAX_BATCH_ROWS = 16  # on CPU larger batches gain nothing and cost padding
 
 @dataclass(frozen=True, slots=True)
 class Pooled:
-    """Pooled states of N inputs: masked mean and first token, float32, both (N, d)."""
+    """Pooled states of N inputs: masked mean and first token, float32, both (N, d).
+
+    `middle` (N, d) is the masked mean after half of the layers, None where it was not asked for."""
 
     mean: np.ndarray
     first: np.ndarray
+    middle: np.ndarray | None = None
 
     def unit_mean(self) -> np.ndarray:
         """The mean on the unit sphere: what sentence-transformers calls the embedding."""
-        norms = np.linalg.norm(self.mean, axis=1, keepdims=True)
-        return self.mean / np.maximum(norms, 1e-12)
+        return _on_sphere(self.mean)
+
+    def query(self) -> np.ndarray:
+        """The unit mean and, where it was asked for, the middle layer's behind it: (N, d) or (N, 2 d)."""
+        if self.middle is None:
+            return self.unit_mean()
+        return np.concatenate([self.unit_mean(), _on_sphere(self.middle)], axis=1)
 
 
 class EncoderSession:
@@ -69,21 +77,26 @@ class EncoderSession:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
-    def pool(self, items: Sequence[TokenIds]) -> Pooled:
+    def pool(self, items: Sequence[TokenIds], with_middle: bool = False) -> Pooled:
         """Run N inputs in batches of similar length; rows come back in the order given."""
-        mean = np.zeros((len(items), self.folder.dimension), dtype=np.float32)
-        first = np.zeros_like(mean)
+        names = ("mean", "first", "middle") if with_middle else ("mean", "first")
+        pooled = {n: np.zeros((len(items), self.folder.dimension), dtype=np.float32) for n in names}
         for rows in length_buckets([len(item) for item in items], MAX_BATCH_ROWS):
             batch = self.tokenizer.pad([items[row] for row in rows])
             feed = {"ids": batch.ids, "mask": batch.mask, "type_ids": batch.type_ids}
-            mean[rows], first[rows] = self._session.run(["mean", "first"], feed)
-        if not np.isfinite(mean).all():
+            for name, value in zip(names, self._session.run(list(names), feed), strict=True):
+                pooled[name][rows] = value
+        if not np.isfinite(pooled["mean"]).all():
             raise ScoringFailed(f"encoder {self.folder.name!r} gave numbers that are not finite")
-        return Pooled(mean, first)
+        return Pooled(**pooled)
 
     def embed_prompts(self, prompts: Sequence[str]) -> np.ndarray:
         """Query vectors, shape (N, d), float32, unit length."""
         return self.pool(self.tokenizer.encode_prompts(prompts)).unit_mean()
+
+
+def _on_sphere(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
 def cache_folder() -> Path:

@@ -4,51 +4,70 @@ Two heads (default), P(weak right) and P(strong right), trained on both models' 
 difference. One head, P(strong should answer), is the option: on MMLU it ranked at .572 APGR where the
 two-head gain had .726, because it also sends up what both models fail.
 
-The head is linear on the unit-length mean vector, the very input of the matrix factorisation, and starts
-from its probes: first probe, then fine-tune (Kumar et al., 2022), so that the encoder is never bent to
-serve a random head.
+The head is linear on the query vector (last layer, middle layer, prompt features), the very input of the
+matrix factorisation, and starts from its probes: first probe, then fine-tune (Kumar et al., 2022), so
+that the encoder is never bent to serve a random head.
 """
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 import torch
 from torch import nn
 
+from scorers.prompt_features import N_PROMPT_FEATURES
 from scorers.torch.encoder import TextEncoder
+from scorers.torch.matrix_factorisation import MatrixFactorisation
 
 
 class DifficultyClassifier(nn.Module):
-    """Logits (B, outputs); outputs is 2 (weak, strong) or 1 (strong should answer)."""
+    """Logits (B, outputs); outputs is 2 (weak, strong) or 1 (strong should answer).
+
+    The query vector is D = 2 d + F wide, standardised inside as the matrix factorisation does.
+    """
+
+    centre: torch.Tensor
+    scale: torch.Tensor
 
     def __init__(self, encoder: TextEncoder, outputs: int = 2, dropout: float = 0.1) -> None:
         super().__init__()
         if outputs not in (1, 2):
             raise ValueError(f"outputs is {outputs}; 2 (both tiers' chances) or 1 (strong should answer)")
         self.encoder = encoder
-        self.input_scale = math.sqrt(encoder.folder.dimension)
+        width = 2 * encoder.folder.dimension + N_PROMPT_FEATURES
+        self.register_buffer("centre", torch.zeros(width))
+        self.register_buffer("scale", torch.ones(width))
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(encoder.folder.dimension, outputs)
+        self.head = nn.Linear(width, outputs)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def start_from(self, probes: np.ndarray, intercepts: np.ndarray) -> None:
-        """Begin at linear probes (outputs, d) and intercepts (outputs,) over unit vectors."""
+    def start_from(self, start: MatrixFactorisation, pair: tuple[int, int]) -> None:
+        """Take a factorisation's standardisation and, with two outputs, its probes of (weak, strong)."""
         with torch.no_grad():
-            self.head.weight.copy_(torch.from_numpy(np.asarray(probes, np.float32)) / self.input_scale)
-            self.head.bias.copy_(torch.from_numpy(np.asarray(intercepts, np.float32)))
+            self.centre.copy_(start.centre)
+            self.scale.copy_(start.scale)
+            if len(self.head.bias) == 2:
+                weighted = start.v.weight[list(pair)] * start.w2  # (2, k)
+                self.head.weight.copy_(weighted @ start.W1.weight + start.u.weight)
+                bias = 0.0 if start.W1.bias is None else weighted @ start.W1.bias
+                self.head.bias.copy_(bias + start.a.weight[list(pair), 0] + start.u.bias)
 
-    def forward(self, ids: torch.Tensor, mask: torch.Tensor, type_ids: torch.Tensor) -> torch.Tensor:
-        mean, _ = self.encoder(ids, mask, type_ids)
-        unit = nn.functional.normalize(mean, dim=1) * self.input_scale
-        logits: torch.Tensor = self.head(self.dropout(unit))
+    def forward(
+        self, ids: torch.Tensor, mask: torch.Tensor, type_ids: torch.Tensor, features: torch.Tensor
+    ) -> torch.Tensor:
+        mean, middle = self.encoder.forward_with_middle(ids, mask, type_ids)
+        parts = (nn.functional.normalize(mean, dim=1), nn.functional.normalize(middle, dim=1), features)
+        x = (torch.cat(parts, dim=1) - self.centre) * self.scale  # (B, D)
+        logits: torch.Tensor = self.head(self.dropout(x))
         return logits
 
     def export(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray] | None]:
-        """(head and adapter tensors, encoder weights or None), as the bundle holds them."""
+        """(head and adapter tensors, encoder weights or None), as the bundle holds them; the head is folded
+        to act on raw query vectors."""
         tensors, weights = self.encoder.export()
-        tensors["head.weight"] = (self.head.weight * self.input_scale).detach().cpu().numpy()
-        tensors["head.bias"] = self.head.bias.detach().cpu().numpy()
+        with torch.no_grad():
+            weight = self.head.weight * self.scale
+            bias = self.head.bias - weight @ self.centre
+        tensors["head.weight"], tensors["head.bias"] = weight.cpu().numpy(), bias.cpu().numpy()
         return tensors, weights

@@ -11,6 +11,7 @@ What a bundle needs of it comes out of `export`: adapters, or the whole changed 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from scorers.encoders import EncoderFolder
 from scorers.errors import EncoderError
+from scorers.runtime.graph import middle_layer
 from scorers.torch.lora import LoraLinear, add_adapters
 
 TUNINGS = ("frozen", "lora", "top-K", "full")
@@ -59,11 +61,19 @@ class TextEncoder(nn.Module):
     def forward(
         self, ids: torch.Tensor, mask: torch.Tensor, type_ids: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden = self._run(ids, mask, type_ids).last_hidden_state  # (B, T, d)
+        return _masked_mean(hidden, mask), hidden[:, 0]
+
+    def forward_with_middle(
+        self, ids: torch.Tensor, mask: torch.Tensor, type_ids: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The masked means of the last and of the middle layer, each (B, d): the parts of a query vector."""
+        states = self._run(ids, mask, type_ids, output_hidden_states=True).hidden_states
+        return _masked_mean(states[-1], mask), _masked_mean(states[middle_layer(self.n_layers)], mask)
+
+    def _run(self, ids: torch.Tensor, mask: torch.Tensor, type_ids: torch.Tensor, **options: bool) -> Any:
         extra = {"token_type_ids": type_ids} if self.model.config.type_vocab_size > 1 else {}
-        hidden = self.model(input_ids=ids, attention_mask=mask, **extra).last_hidden_state  # (B, T, d)
-        kept = mask.unsqueeze(-1).to(hidden.dtype)  # (B, T, 1)
-        mean = (hidden * kept).sum(1) / kept.sum(1).clamp_min(1e-9)
-        return mean, hidden[:, 0]
+        return self.model(input_ids=ids, attention_mask=mask, **extra, **options)
 
     def parameters_per_token(self) -> int:
         """Weights of the transformer layers: forward and backward cost in proportion to this."""
@@ -95,6 +105,11 @@ def load_adapters(encoder: TextEncoder, tensors: Mapping[str, np.ndarray]) -> No
             down, up = tensors[f"adapter.{name}.down"], tensors[f"adapter.{name}.up"]
             adapter.down.copy_(torch.from_numpy(down.astype(np.float32)))
             adapter.up.copy_(torch.from_numpy(up.astype(np.float32)) / adapter.scale)
+
+
+def _masked_mean(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    kept = mask.unsqueeze(-1).to(hidden.dtype)  # (B, T, 1)
+    return (hidden * kept).sum(1) / kept.sum(1).clamp_min(1e-9)
 
 
 def _half(value: torch.Tensor) -> np.ndarray:

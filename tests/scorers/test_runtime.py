@@ -17,6 +17,7 @@ from scorers.answer import RecordedAnswer
 from scorers.encoders import resolve_encoder
 from scorers.errors import EncoderError, ScorerFileError, ScoringFailed
 from scorers.features import FEATURE_NAMES, features_of
+from scorers.prompt_features import PROMPT_FEATURES, features_of_prompts
 from scorers.runtime.graph import build_graph
 from scorers.runtime.mf import MatrixFactorisation as ServedMf
 from scorers.runtime.scorers import BundleScorers, load_scorers
@@ -76,7 +77,12 @@ def manifest(**changes: Any) -> dict[str, Any]:
     mf = {"file": "mf.safetensors", "form": "correctness", "models": ["w", "s"], "tiers": ["w", "s"]}
     return {
         "mf": {**mf, "encoder": DESCRIBED},
-        "difficulty": {"file": "difficulty.safetensors", "encoder": DESCRIBED},
+        "difficulty": {
+            "file": "difficulty.safetensors",
+            "encoder": DESCRIBED,
+            "query": ["last", "middle", "features"],
+            "features": list(PROMPT_FEATURES),
+        },
         "evaluator": {"file": "evaluator.safetensors", "encoder": DESCRIBED, "features": list(FEATURE_NAMES)},
         **changes,
     }
@@ -99,7 +105,8 @@ def test_prompt_scores_are_torchs(models: dict[str, Any], served: BundleScorers)
     vectors = torch.nn.functional.normalize(mean, dim=1)
     n = len(PROMPTS)
     weak, strong = (torch.sigmoid(models["mf"](torch.full((n,), m), vectors)).numpy() for m in (0, 1))
-    chances = torch.sigmoid(models["difficulty"](*batch)).numpy()
+    features = torch.from_numpy(features_of_prompts(PROMPTS))
+    chances = torch.sigmoid(models["difficulty"](*batch, features)).numpy()
 
     scores = served.score_prompts(PROMPTS)
     np.testing.assert_allclose(scores.weak_adequate, weak, atol=1e-3)
@@ -138,7 +145,7 @@ def test_softmax_head_is_the_difference_of_its_outputs(tmp_path: Path) -> None:
         wanted = torch.sigmoid(model(*batch, torch.from_numpy(features_of(PAIRS)))).numpy()
     np.testing.assert_allclose(scorers.score_answers(PAIRS), wanted, atol=1e-3)
     assert scorers.evaluator is not None
-    assert scorers.evaluator[0] is scorers.embedder._session  # type: ignore[attr-defined] # one session for both
+    assert scorers.evaluator[0] is scorers.query.embedder.session  # type: ignore[attr-defined] # one session for both
     assert scorers.score_prompts(PROMPTS).difficulty is None
 
 
