@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from routing.errors import SettingsError, UpshiftError
 from trainer.chat_client import Patience
+from trainer.cli_prompts import add_prompt_options, prepare_prompts
 from trainer.collect import ENGINES, CollectOptions, collect
 from trainer.endpoint import Endpoint, parse_endpoint, parse_price
 from trainer.progress import TerminalProgress
@@ -17,9 +19,11 @@ _EXAMPLES = """\
 examples:
   upshift collect --prompts prompts.jsonl --out answers.parquet \\
       --weak http://127.0.0.1:8001/v1#microsoft/phi-2 --strong http://127.0.0.1:8002/v1#mistral
-  upshift collect --prompts prompts.jsonl --out answers.jsonl --samples 4 --temperature 0.7 \\
+  upshift collect --prompts gsm8k mmlu mine.csv --limit 2000 --out answers.jsonl \\
+      --samples 4 --temperature 0.7 \\
       --model openai=https://api.openai.com/v1#gpt-5 --price gpt-5=1.25,10
 
+The prompts are read once and kept in OUT.prompts.jsonl, with their splits (see upshift prompts --help).
 Killed or interrupted, the same command goes on where it stopped. Keys: UPSHIFT_WEAK_API_KEY,
 UPSHIFT_STRONG_API_KEY, UPSHIFT_<TIER>_API_KEY, else UPSHIFT_API_KEY; OPENAI_API_KEY for openai.com.
 Exit status: 0 all answered, 1 not (failures and their reasons stand in OUT.manifest.json), 130 interrupted.
@@ -31,7 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         with TerminalProgress() as progress:
-            path = collect(_options(arguments), progress)
+            options = _options(arguments)
+            prompts = prepare_prompts(arguments, progress)
+            path = collect(replace(options, prompts=prompts), progress)
     except UpshiftError as exc:
         sys.stderr.write(f"upshift collect: {exc}\n")
         return 1
@@ -66,7 +72,7 @@ def read_patience(arguments: argparse.Namespace) -> Patience:
 
 def _options(arguments: argparse.Namespace) -> CollectOptions:
     return CollectOptions(
-        prompts=arguments.prompts,
+        prompts=arguments.out,  # until they are prepared
         models=tuple(_endpoints(arguments)),
         out=arguments.out,
         samples=arguments.samples,
@@ -108,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--prompts", type=Path, required=True, help="table with `prompt` or `messages`, one row a prompt")
+    add_prompt_options(parser)
     add("--out", type=Path, required=True, metavar="FILE", help="answers, .jsonl or .parquet")
     add("--weak", metavar="URL#MODEL", help="the cheap model, URL with /v1")
     add("--strong", metavar="URL#MODEL", help="the dear model")

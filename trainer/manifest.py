@@ -11,6 +11,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
@@ -24,6 +25,7 @@ from trainer.artifact import beside, replace_file
 
 SUFFIX = ".manifest.json"
 VERSION = 1
+_CREDENTIALS = re.compile(r"://[^/@\s]+@")
 _LIBRARIES = ("upshift", "numpy", "pyarrow", "aiohttp", "torch", "transformers", "onnxruntime", "ray")
 
 
@@ -123,7 +125,8 @@ def versions() -> dict[str, str]:
 
 
 def plain(value: Any) -> Any:
-    """Options as JSON can hold them: dataclasses as objects, paths as text, sets sorted, no keys."""
+    """Options as JSON can hold them: dataclasses as objects, paths as text, sets sorted, no keys, and URLs
+    without the user and password in them."""
     if is_dataclass(value) and not isinstance(value, type):
         return {
             item.name: plain(getattr(value, item.name))
@@ -136,4 +139,6 @@ def plain(value: Any) -> Any:
         return sorted(map(plain, value))
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
+    if isinstance(value, str):
+        return _CREDENTIALS.sub("://", value)
     return str(value) if isinstance(value, Path) else value

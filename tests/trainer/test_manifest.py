@@ -21,6 +21,7 @@ class Options:
     out: Path
     temperature: float = 0.5
     api_key: str = "secret"
+    source: str = "postgresql://me:secret@host/log"
 
 
 def test_manifest_tells_what_made_the_artifact(tmp_path: Path) -> None:
@@ -35,7 +36,9 @@ def test_manifest_tells_what_made_the_artifact(tmp_path: Path) -> None:
     assert manifest["seed"] == 7
     assert manifest["sha256"] == hashlib.sha256(b"[]\n").hexdigest()
     assert manifest["data"]["files"][0]["sha256"] == hashlib.sha256(b"{}\n").hexdigest()
-    assert manifest["options"] == {"out": str(artifact), "temperature": 0.5}
+    assert manifest["options"] == {
+        "out": str(artifact), "temperature": 0.5, "source": "postgresql://host/log"
+    }  # fmt: skip
     assert manifest["counts"] == {"rows": 3}
     assert manifest["started"] <= manifest["finished"]
     assert "secret" not in json.dumps(manifest)
