@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from proxy.cli_replay import add_replay
 from routing.errors import SettingsError, UpshiftError
 
 _GROUP = "upshift.commands"
@@ -62,6 +63,8 @@ def _parser(plugins: list[str]) -> argparse.ArgumentParser:
     _add_configuration(route)
     route.add_argument("--strategy", help="NAME or NAME-THRESHOLD")
     route.set_defaults(run=_route)
+
+    add_replay(commands)
     return parser
 
 
