@@ -32,14 +32,14 @@ class _Taken:
     rows: list[LoggedRow]
     rescored: int = 0
     chosen_by_client: int = 0
-    other_scorers: int = 0
+    unscored: int = 0
 
     def to_dict(self) -> dict[str, int]:
         return {
             "replayed": len(self.rows),
             "rescored": self.rescored,
             "chosen_by_client": self.chosen_by_client,
-            "other_scorers_without_text": self.other_scorers,
+            "unscored": self.unscored,
         }
 
 
@@ -99,10 +99,11 @@ async def _take(url: str, since: float, scorers: Any, rule: Rule) -> _Taken:
             taken.chosen_by_client += 1
             continue
         row = _logged(record)
-        if record["scorers"] != scorers.policy.scorers and not _needs_no_score(row):
+        same = record["scorers"] == scorers.policy.scorers
+        if not row.outside and not (same and _has_scores(row, rule)):
             rescored = await _rescored(row, record, scorers)
             if rescored is None:
-                taken.other_scorers += 1
+                taken.unscored += 1
                 continue
             row, taken.rescored = rescored, taken.rescored + 1
         taken.rows.append(row)
@@ -124,9 +125,10 @@ def _logged(record: Mapping[str, Any]) -> LoggedRow:
     )
 
 
-def _needs_no_score(row: LoggedRow) -> bool:
-    """A rule of capability decided, before any score was asked."""
-    return row.route_score is None and row.entry == "strong"
+def _has_scores(row: LoggedRow, rule: Rule) -> bool:
+    """Whether the prompt scores are there that the rule needs: the strategy in force may not have asked."""
+    scores = {"mf": row.route_score, "difficulty": row.difficulty}
+    return all(scores[name] is not None for name in rule.needs_prompt_scores)
 
 
 async def _rescored(row: LoggedRow, record: Mapping[str, Any], scorers: Any) -> LoggedRow | None:
@@ -152,11 +154,11 @@ def _judged(record: Mapping[str, Any]) -> Answer:
 
 
 def _nothing(taken: _Taken, policy: Policy) -> str:
-    if taken.other_scorers:
+    if taken.unscored:
         return (
-            f"replay: the {taken.other_scorers} rows of the log were scored by other scorers than this "
-            f"bundle's ({policy.scorers}) and hold no text to score again; replay a bundle of the same "
-            "scorers, or collect traffic with log.store_text: true"
+            f"replay: the {taken.unscored} rows of the log lack the scores of this bundle's scorers "
+            f"({policy.scorers}) and hold no text to score; replay a bundle of the same scorers and a "
+            "strategy that asks for the same scores, or collect traffic with log.store_text: true"
         )
     return (
         f"replay: the log holds no row that a policy was free to decide "

@@ -57,6 +57,11 @@ class LoggedRow:
     baseline_usd: float
 
     @property
+    def outside(self) -> bool:
+        """Whether something other than the policy decided; no score is needed to replay it."""
+        return self.reason in _OUTSIDE
+
+    @property
     def weak_usd(self) -> float | None:
         """What the weak answer cost; None where there was none."""
         if self.entry == "strong":
@@ -167,7 +172,7 @@ def _columns(rows: Sequence[LoggedRow], policy: Policy, rule: Rule) -> _Columns:
 
 
 def _row(row: LoggedRow, policy: Policy, rule: Rule, weak_share: float) -> tuple[float, ...]:
-    if row.reason in _OUTSIDE:
+    if row.outside:
         return (float(row.strong_ran), row.cost_usd, 0.0, 0.0, 0.0, 0.0, 1.0, row.baseline_usd)
     strong, checked = _actions(row, policy, rule)
     weak_usd = row.weak_usd

@@ -48,7 +48,7 @@ def service(n: int, under: Policy, seed: int) -> tuple[list[LoggedRow], np.ndarr
                 float(quality) if seen else None,
                 cost,
                 STRONG_USD,
-            )  # fmt: skip
+            )
         )
     return rows, answer
 
@@ -88,7 +88,7 @@ def test_exploration_makes_an_evaluator_visible_that_was_never_in_force() -> Non
 
 
 def test_without_exploration_what_went_to_strong_is_only_bounded() -> None:
-    rows, answer = service(1_000, policy("mf", 0.5, 0.0), seed=3)
+    rows, _ = service(1_000, policy("mf", 0.5, 0.0), seed=3)
     result = replay(rows, policy("evaluator", 0.4, 0.0))
     assert result.checked == 1_000
     assert result.unsupported == 1_000  # MF checks nothing, so no verdict was ever seen
