@@ -20,6 +20,7 @@ from scorers.features import FEATURE_NAMES, features_of
 from scorers.prompt_features import PROMPT_FEATURES, features_of_prompts
 from scorers.runtime.graph import build_graph
 from scorers.runtime.mf import MatrixFactorisation as ServedMf
+from scorers.runtime.query import QueryVectors, SessionEmbedder
 from scorers.runtime.scorers import BundleScorers, load_scorers
 from scorers.runtime.session import EncoderSession
 from scorers.tokenizer import TextTokenizer
@@ -163,6 +164,26 @@ def test_fully_tuned_weights_replace_the_encoders(tmp_path: Path) -> None:
     np.testing.assert_allclose(session.pool(items).mean, mean.numpy(), atol=5e-3)  # float16 storage
     plain = EncoderSession(ENCODER, 96, 1).pool(items).mean
     assert np.abs(plain - mean.numpy()).max() > 0.05
+
+
+@torch.no_grad()
+def test_query_vector_is_last_and_middle_layer_and_features() -> None:
+    session = EncoderSession(ENCODER, 96, 1)
+    query = QueryVectors(SessionEmbedder(session, middle=True), ("last", "middle", "features"))
+    batch = tensors_of(session.tokenizer.pad(session.tokenizer.encode_prompts(PROMPTS)))
+    parts = TextEncoder(ENCODER, "frozen").eval().forward_with_middle(*batch)
+    wanted = [torch.nn.functional.normalize(part, dim=1).numpy() for part in parts]
+    found = query.embed(PROMPTS)
+    np.testing.assert_allclose(found[:, :384], wanted[0], atol=1e-4)
+    np.testing.assert_allclose(found[:, 384:768], wanted[1], atol=1e-4)
+    np.testing.assert_array_equal(found[:, 768:], features_of_prompts(PROMPTS))
+    assert np.abs(wanted[0] - wanted[1]).max() > 0.01
+
+
+def test_other_prompt_features_are_refused(folder: Path) -> None:
+    entry = {**manifest()["difficulty"], "features": ["weather", *PROMPT_FEATURES[1:]]}
+    with pytest.raises(ScorerFileError, match=r"scorers\.difficulty\.features differs .* in .*weather"):
+        load_scorers(folder, manifest(difficulty=entry), threads=1)
 
 
 def test_folded_mf_is_the_formula() -> None:

@@ -11,12 +11,14 @@ import pytest
 import torch
 from torch import nn
 
+from routing.errors import ExamplesError
+from scorers.runtime.mf import MatrixFactorisation as FoldedMf
 from scorers.tokenizer import TokenIds
 from trainer.budget import plan_run
 from trainer.conditions import Conditions
 from trainer.dataset import LengthBucketSampler, TokenRows
 from trainer.embeddings import CachedEmbedder
-from trainer.fit_mf import Outcomes, fit_mf
+from trainer.fit_mf import Outcomes, fit_mf, standardiser
 from trainer.loop import LoopSettings, train
 
 
@@ -172,3 +174,68 @@ def test_mf_finds_who_is_good_at_what(form: str) -> None:
     ranked = strong - weak
     assert ranked[hard[250:]].mean() > ranked[~hard[250:]].mean() + 1
     assert ((ranked > np.median(ranked)) == hard[250:]).mean() > 0.8
+
+
+def noisy_outcomes(n: int, signal: float) -> Outcomes:
+    """Two models over 12 dimensions; the first says where strong is ahead, as far as `signal` goes."""
+    random = np.random.default_rng(3)
+    vectors = random.normal(size=(n, 12)).astype(np.float32)
+    chance = 1 / (1 + np.exp(-np.stack([-signal * vectors[:, 0], signal * vectors[:, 0]], axis=1)))
+    return Outcomes(vectors, (random.random((n, 2)) < chance).astype(float))
+
+
+def test_mf_trusts_noise_less_than_signal_and_twice_alike() -> None:
+    clear, noise = (fit_mf(noisy_outcomes(400, signal), (0, 1), "correctness") for signal in (2.0, 0.0))
+    assert clear.penalty <= 0.1
+    assert noise.penalty >= 3.0
+    again = fit_mf(noisy_outcomes(400, 2.0), (0, 1), "correctness")
+    for name, value in clear.model.export().items():
+        np.testing.assert_array_equal(value, again.model.export()[name])
+
+
+def test_mf_keeps_the_correctness_form_unless_the_other_is_clearly_better() -> None:
+    fitted = fit_mf(noisy_outcomes(300, 1.0), (0, 1))
+    assert fitted.form == "correctness"
+    assert {name.split()[0] for name in fitted.tried} == {"correctness", "pairwise"}
+
+
+def test_mf_learns_from_other_models_and_gaps() -> None:
+    outcomes = noisy_outcomes(300, 2.0)
+    twin = outcomes.quality[:, :1].copy()  # a third model just like the first
+    holed = np.concatenate([outcomes.quality, twin], axis=1)
+    holed[::3, 0] = np.nan
+    fitted = fit_mf(Outcomes(outcomes.vectors, holed), (0, 1), "correctness")
+    with torch.no_grad():
+        scores = fitted.model.score_table(torch.from_numpy(outcomes.vectors)).numpy()
+    assert np.corrcoef(scores[:, 0], -outcomes.vectors[:, 0])[0, 1] > 0.9
+    assert np.corrcoef(scores[:, 0], scores[:, 2])[0, 1] > 0.95
+
+
+def test_mf_without_a_prompt_that_both_answered_says_so() -> None:
+    outcomes = noisy_outcomes(20, 1.0)
+    outcomes.quality[::2, 0], outcomes.quality[1::2, 1] = np.nan, np.nan
+    with pytest.raises(ExamplesError, match="0 prompts with outcomes of both models"):
+        fit_mf(outcomes, (0, 1))
+
+
+def test_export_folds_the_standardisation_in() -> None:
+    outcomes = noisy_outcomes(200, 1.0)
+    outcomes = Outcomes(outcomes.vectors * 3 + 1, outcomes.quality)
+    model = fit_mf(outcomes, (0, 1), "correctness", blocks=((8, 1.0, False), (4, 0.5, True))).model
+    served = FoldedMf.fold(model.export(), ["w", "s"], ["w", "s"], "correctness")
+    with torch.no_grad():
+        wanted = model.score_table(torch.from_numpy(outcomes.vectors)).numpy()
+    np.testing.assert_allclose(served.logits(outcomes.vectors), wanted, atol=1e-4)
+    assert np.ptp(wanted) > 0.5
+
+
+def test_standardiser_keeps_a_vectors_shape_and_levels_features() -> None:
+    random = np.random.default_rng(0)
+    table = random.normal(size=(500, 5)) * [1, 2, 10, 100, 0] + 7
+    inputs = standardiser(table, ((2, 1.0, False), (3, 0.5, True)))
+    x = (table - inputs.centre) * inputs.scale
+    assert x[:, 1].std() / x[:, 0].std() == pytest.approx(2, rel=0.2)  # its directions keep their weight
+    np.testing.assert_allclose(x[:, 2:4].std(axis=0), 0.5, rtol=1e-6)
+    assert np.abs(x[:, 4]).max() == 0.0  # a feature that never moves
+    with pytest.raises(ValueError, match="do not add up to 5 columns"):
+        standardiser(table, ((2, 1.0, False),))
