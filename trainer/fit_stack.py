@@ -1,0 +1,260 @@
+"""Fits the evaluator's stack: readings of an answer that need no fine-tuning, and the weights of their sum.
+
+Everything is fitted once a fold (folds by prompt) and once on all rows; the folds' predictions, each on
+prompts that its readings have not seen, give the weights of the sum. The network comes in last and only with
+what it adds on the validation prompts. A model's rows count the more the nearer its share of adequate answers
+is to the weak model's: what tells good from bad in the answers of a strong model says little about a weak one.
+Prefixes are taught beside whole answers, so that a stream can be judged half-way; the weights of the sum
+are those of whole answers.
+
+Cost: vectors of the prompts and of the weak model's answers (minutes for thousands), trees in seconds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+
+from scorers.answer import AnswerLike
+from scorers.encoders import EncoderFolder
+from scorers.features import LOGPROB_BLOCK, LOGPROB_FEATURES, features_of
+from scorers.runtime.session import EncoderSession
+from scorers.runtime.stack import COLUMN_BOUND, READINGS, AnswerStack, stack_columns
+from trainer.examples import Example
+from trainer.fit_trees import fit_trees
+from trainer.prefixes import CHECKPOINT_TOKENS, answer_of, cut_answer
+from trainer.split import fold_of
+
+FOLDS = 5
+MAX_ROWS = 8000  # the weak model's, and a sample of the others'
+ALIKE = 0.7  # in log-odds of an adequate answer: a model this far from the weak one counts 1/e
+PREFIX_SHARE = 0.25
+LOGPROB_DROP = 0.15
+HEAD_RIDGES = (1.0, 5.0, 2.0)  # of the prompt heads, on unit vectors
+FEATURE_C, VECTOR_C, MIX_C = 0.05, 1e-3, 0.3  # inverse ridges, on standardised columns
+NETWORK_RIDGE = 10.0  # rows' worth of doubt about the network
+
+
+@dataclass(slots=True)
+class StackRows:
+    """B rows: features (B, N_FEATURES), adequate `y` (B,), `weight` (B,), index of the prompt (B,), whether the
+    weak model's, whether whole, and the answer's vector's index for the weak model's rows (-1: none)."""
+
+    features: np.ndarray
+    y: np.ndarray
+    weight: np.ndarray
+    prompt: np.ndarray
+    weak: np.ndarray
+    whole: np.ndarray
+    vector: np.ndarray
+
+
+@dataclass(slots=True)
+class FittedStack:
+    """The stack and what its parts gave: log losses of each reading and of the sum, out of fold, on the weak
+    model's whole answers."""
+
+    stack: AnswerStack
+    losses: dict[str, float]
+    rows: int
+
+
+def model_weights(offsets: Mapping[str, float], weak: str) -> dict[str, float]:
+    """How much a row of each model counts, in (0, 1]: exp(-|log-odds - the weak model's| / ALIKE)."""
+    return {model: math.exp(-abs(value - offsets[weak]) / ALIKE) for model, value in offsets.items()}
+
+
+def fit_stack(
+    folder: EncoderFolder,
+    rows: Sequence[Example],
+    weak: str,
+    offsets: Mapping[str, float],
+    max_tokens: int,
+    seed: int,
+) -> FittedStack:
+    """Fit on rows with a response, of training and validation prompts. The network's weight is 0 at first:
+    see `add_network`."""
+    weights = model_weights(offsets, weak)
+    prompts = {row.prompt_id: row.prompt for row in rows}
+    order = {prompt_id: at for at, prompt_id in enumerate(prompts)}
+    session = EncoderSession(folder, max_tokens)
+    query = session.embed_prompts(list(prompts.values()))  # (P, d)
+    fold = np.array([fold_of(prompt_id, FOLDS, seed) for prompt_id in prompts])
+    targets = _prompt_targets(rows, order, weights)
+    read, answers = _read_rows(rows, weak, order, weights, seed)
+    vectors = session.embed_prompts(answers)  # (rows of weak, d)
+    told = np.empty((len(query), len(HEAD_RIDGES)))  # each prompt by heads that have not seen it
+    for k in range(FOLDS):
+        weight, bias = _prompt_heads(query[fold != k], targets[fold != k])
+        told[fold == k] = query[fold == k] @ weight.T + bias
+    columns = stack_columns(read.features, told[read.prompt])
+    own = np.flatnonzero(read.weak)
+    seen = np.zeros((len(own), len(READINGS) - 1))  # readings out of fold
+    for k in range(FOLDS):
+        train, test = fold[read.prompt] != k, fold[read.prompt[own]] == k
+        part = _fit_readings(columns, query, vectors, read, train, seed)
+        seen[test] = _read(part, columns, query, vectors, read, own[test])
+    weight, bias = _prompt_heads(query, targets)
+    everything = np.ones(len(columns), dtype=bool)
+    stack = _fit_readings(columns, query, vectors, read, everything, seed)
+    stack = replace(stack, prompt_weight=weight, prompt_bias=bias)
+    whole = read.whole[own]
+    mix, offset = fit_mix(seen[whole], read.y[own][whole])
+    losses = {
+        name: _log_loss(*_one(seen[whole, i], read.y[own][whole])) for i, name in enumerate(READINGS[:-1])
+    }
+    losses["sum"] = _log_loss(seen[whole] @ mix + offset, read.y[own][whole])
+    stack = replace(stack, mix=np.append(mix, 0.0), bias=offset)
+    return FittedStack(stack, losses, len(columns))
+
+
+def fit_mix(readings: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float]:
+    """Weights of at least 0 and a bias from readings (n, R) out of fold; shrunk towards nothing by a ridge.
+
+    A reading that would count backwards is left out.
+    """
+    scale = np.maximum(readings.std(0), 1e-6)
+    weights = np.zeros(readings.shape[1])
+    base = float(np.clip(y.mean(), 1e-3, 1 - 1e-3))
+    bias = math.log(base / (1 - base))
+    kept = np.arange(readings.shape[1])
+    while len(kept) and y.min() < y.max():
+        center = readings[:, kept].mean(0)
+        model = LogisticRegression(C=MIX_C, max_iter=500)
+        model.fit((readings[:, kept] - center) / scale[kept], y)
+        found = model.coef_[0] / scale[kept]
+        if (found > 0).all():
+            weights[kept] = found
+            bias = float(model.intercept_[0] - found @ center)
+            break
+        kept = kept[found > 0]
+    return weights, bias
+
+
+def _read_rows(
+    rows: Sequence[Example], weak: str, order: Mapping[str, int], weights: Mapping[str, float], seed: int
+) -> tuple[StackRows, list[str]]:
+    """The rows to learn from, prefixes among them, and the texts of the weak model's (whole and cut)."""
+    random = np.random.default_rng(seed)
+    own = [at for at, row in enumerate(rows) if row.model == weak]
+    others = [at for at, row in enumerate(rows) if row.model != weak]
+    likely = random.random(len(others)) ** (1 / np.array([weights[rows[at].model] for at in others]))
+    # Efraimidis and Spirakis, 2006: the largest u^(1/w) are a sample without replacement weighted by w.
+    best = np.argsort(-likely, kind="stable")[: max(0, MAX_ROWS - len(own))] if others else []
+    chosen = sorted(own + [others[at] for at in best])
+    sampled = len(chosen) < len(rows)
+    taken: list[tuple[Example, AnswerLike]] = []
+    for at in chosen:
+        taken.append((rows[at], answer_of(rows[at])))
+        draw, cut_at = random.random(), int(random.choice(CHECKPOINT_TOKENS))
+        if rows[at].model == weak or draw < PREFIX_SHARE:
+            cut = cut_answer(rows[at], cut_at)
+            if cut.finish_reason is None:
+                taken.append((rows[at], cut))
+    features = features_of([(row.prompt, answer) for row, answer in taken])
+    dropped = random.random(len(taken)) < LOGPROB_DROP
+    features[dropped, LOGPROB_BLOCK] = [1.0] + [0.0] * (len(LOGPROB_FEATURES) - 1)
+    is_weak = np.array([row.model == weak for row, _ in taken])
+    whole = np.array([answer.finish_reason is not None for _, answer in taken])
+    weight = np.array([1.0 if sampled else weights[row.model] for row, _ in taken])
+    weight[is_weak] = 1.0
+    read = StackRows(
+        features=features,
+        y=np.array([float(row.quality >= 0.5) for row, _ in taken]),
+        weight=np.where(whole, weight, 0.5 * weight),
+        prompt=np.array([order[row.prompt_id] for row, _ in taken]),
+        weak=is_weak,
+        whole=whole,
+        vector=np.where(is_weak, np.cumsum(is_weak) - 1, -1),
+    )
+    return read, [answer.text for (_, answer), mine in zip(taken, is_weak, strict=True) if mine]
+
+
+def _prompt_targets(
+    rows: Sequence[Example], order: Mapping[str, int], weights: Mapping[str, float]
+) -> np.ndarray:
+    """What a prompt draws from the models, (P, 3): mean log length, share adequate, and that of models alike."""
+    sums = np.zeros((len(order), 5))
+    for row in rows:
+        at, good, alike = order[row.prompt_id], float(row.quality >= 0.5), weights[row.model]
+        sums[at] += (1.0, math.log1p(len((row.response or "").strip())), good, alike, alike * good)
+    n, length, good, alike, alike_good = sums.T
+    return np.stack([length / n, good / n, alike_good / alike], axis=1)
+
+
+def _prompt_heads(query: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ridge regressions with an intercept: weights (3, d) and biases (3,)."""
+    center, middle = query.mean(0), targets.mean(0)
+    x = (query - center).astype(np.float64)
+    gram = x.T @ x
+    weight = np.stack([
+        np.linalg.solve(gram + ridge * np.eye(len(gram)), x.T @ (targets[:, i] - middle[i]))
+        for i, ridge in enumerate(HEAD_RIDGES)
+    ])  # fmt: skip
+    return weight, middle - weight @ center
+
+
+def _fit_readings(
+    columns: np.ndarray,
+    query: np.ndarray,
+    vectors: np.ndarray,
+    read: StackRows,
+    train: np.ndarray,
+    seed: int,
+) -> AnswerStack:
+    """All readings from the rows under `train`; prompt heads and the sum's weights are filled in by others."""
+    own = np.flatnonzero(read.weak & train)
+    center, scale = columns[own].mean(0), columns[own].std(0)
+    scale[scale < 1e-3] = 1.0
+    bounded = np.clip((columns[own] - center) / scale, -COLUMN_BOUND, COLUMN_BOUND)
+    both = np.concatenate([query[read.prompt[own]], vectors[read.vector[own]]], axis=1)
+    middle, spread = both.mean(0), np.maximum(both.std(0), 1e-6)
+    # A prefix is worth half a row here too, but what vectors of prefixes say is not what whole answers' say.
+    weight = read.weight[own]
+    return AnswerStack(
+        prompt_weight=np.zeros((len(HEAD_RIDGES), query.shape[1])),
+        prompt_bias=np.zeros(len(HEAD_RIDGES)),
+        trees=fit_trees(columns[train], read.y[train], read.weight[train], seed),
+        center=center,
+        scale=scale,
+        feature_weight=_logistic(bounded, read.y[own], weight, FEATURE_C),
+        vector_center=middle,
+        vector_weight=_logistic((both - middle) / spread, read.y[own], weight, VECTOR_C) / spread,
+        mix=np.zeros(len(READINGS)),
+        bias=0.0,
+    )
+
+
+def _read(
+    part: AnswerStack,
+    columns: np.ndarray,
+    query: np.ndarray,
+    vectors: np.ndarray,
+    read: StackRows,
+    rows: np.ndarray,
+) -> np.ndarray:
+    """Readings (n, 3) of the weak model's rows at `rows`, as `AnswerStack.readings` with columns made."""
+    bounded = np.clip((columns[rows] - part.center) / part.scale, -COLUMN_BOUND, COLUMN_BOUND)
+    both = np.concatenate([query[read.prompt[rows]], vectors[read.vector[rows]]], axis=1) - part.vector_center
+    parts = (part.trees.logits(columns[rows]), bounded @ part.feature_weight, both @ part.vector_weight)
+    return np.stack(parts, axis=1)
+
+
+def _logistic(x: np.ndarray, y: np.ndarray, weight: np.ndarray, c: float) -> np.ndarray:
+    if y.min() == y.max():
+        return np.zeros(x.shape[1])
+    model = LogisticRegression(C=c, max_iter=500).fit(x, y, sample_weight=weight)
+    return np.asarray(model.coef_[0])
+
+
+def _one(reading: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    mix, bias = fit_mix(reading[:, None], y)
+    return reading * mix[0] + bias, y
+
+
+def _log_loss(logits: np.ndarray, y: np.ndarray) -> float:
+    return round(float((np.logaddexp(0.0, logits) - y * logits).mean()), 6)
