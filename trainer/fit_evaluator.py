@@ -26,12 +26,13 @@ from scorers.torch.encoder import TextEncoder
 from scorers.torch.evaluator import Evaluator
 from trainer.budget import Plan, plan_run
 from trainer.conditions import PLAIN, Conditions
-from trainer.dataset import TextBatch, TokenRows, text_loader
+from trainer.dataset import TextBatch, TextDataset, TokenRows, text_loader
 from trainer.examples import Example
 from trainer.loop import LoopSettings, TrainingLog, mean_over, train
 from trainer.prefixes import answer_of
 
 MAX_VALIDATION_ROWS = 800
+JUDGE_ROWS = 32
 ENOUGH_WEAK_ROWS = 200
 FEATURE_EPOCHS = 40
 FEATURE_DECAY = 0.1
@@ -56,12 +57,14 @@ class EvaluatorSettings:
 
 @dataclass(slots=True)
 class FittedEvaluator:
-    """The trained evaluator, what it did, and what it was allowed to read."""
+    """The trained network, what it did, what it was allowed to read, and its log-odds of the weak model's
+    validation rows by position."""
 
     model: Evaluator
     log: TrainingLog
     plan: Plan
     feature_log: TrainingLog
+    valid_logits: dict[int, float]
 
 
 def model_offsets(rows: Sequence[Example]) -> dict[str, float]:
@@ -138,7 +141,28 @@ def fit_evaluator(
         conditions=conditions,
     )
     model.add_to_log_odds(offsets[weak])
-    return FittedEvaluator(model, log, Plan(plan.rows, plan.epochs, len(fit)), feature_log)
+    own = [at for at, row in enumerate(valid) if row.model == weak]
+    judged = judge_rows(
+        model, answer_rows([valid[at] for at in own], tokenizer, offsets), tokenizer, conditions
+    )
+    valid_logits = dict(zip(own, judged, strict=True))
+    return FittedEvaluator(model, log, Plan(plan.rows, plan.epochs, len(fit)), feature_log, valid_logits)
+
+
+def judge_rows(
+    model: Evaluator, rows: TokenRows, tokenizer: TextTokenizer, conditions: Conditions
+) -> list[float]:
+    """Log-odds of every row, in order."""
+    logits: list[float] = []
+    dataset = TextDataset(rows, tokenizer)
+    model.eval()
+    with torch.no_grad():
+        for start in range(0, len(rows), JUDGE_ROWS):
+            batch = dataset.collate(list(range(start, min(start + JUDGE_ROWS, len(rows))))).to(
+                conditions.device
+            )
+            logits += model(batch.ids, batch.mask, batch.type_ids, batch.features).tolist()
+    return logits
 
 
 def _numbers_of(rows: TokenRows) -> TensorDataset:

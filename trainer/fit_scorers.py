@@ -18,12 +18,14 @@ from scorers.embedders import is_remote
 from scorers.encoders import EncoderFolder, resolve_encoder
 from scorers.features import FEATURE_NAMES
 from scorers.prompt_features import N_PROMPT_FEATURES, PROMPT_FEATURES
+from scorers.runtime.stack import READINGS
 from trainer.conditions import Conditions
 from trainer.fit_difficulty import fit_difficulty
 from trainer.fit_encoders import describe_encoder, open_query
-from trainer.fit_evaluator import fit_evaluator
+from trainer.fit_evaluator import fit_evaluator, model_offsets
 from trainer.fit_mf import Outcomes, fit_mf, quality_table, query_blocks
 from trainer.fit_options import FitInput
+from trainer.fit_stack import add_network, fit_stack
 from trainer.work_folder import Part
 
 # Shares of the minutes; the rest is reading, embedding and scoring.
@@ -112,19 +114,38 @@ def fit_evaluator_part(data: FitInput, _: Parts, conditions: Conditions) -> Part
         wanted = set(data.splits[name])
         return [row for row in data.table.rows if row.prompt_id in wanted and row.response is not None]
 
-    fitted = fit_evaluator(folder, split("train"), split("validation"), data.tiers[0], settings, conditions)
-    part = _text_model("evaluator", fitted.model, folder, settings.max_tokens)
+    train, valid, weak = split("train"), split("validation"), data.tiers[0]
+    fitted = fit_evaluator(folder, train, valid, weak, settings, conditions)
+    conditions.progress("fit stack", 0, 1)
+    rows = [*train, *valid]
+    stack = fit_stack(folder, rows, weak, model_offsets(rows), settings.max_tokens, settings.seed)
+    whole = add_network(stack, len(train), fitted.valid_logits, valid)
+    conditions.progress("fit stack", 1, 1)
+    part = _text_model("evaluator", fitted.model, folder, settings.max_tokens, whole.tensors())
     part.entry |= {"features": list(FEATURE_NAMES), "outputs": settings.outputs}
     part.log = {
         **fitted.log.to_dict(),
         "sample": fitted.plan.to_dict(),
         "features_alone": fitted.feature_log.to_dict()["best"],
+        "stack": {
+            "rows": stack.rows,
+            "log_loss": stack.losses,
+            "mix": {name: round(float(x), 6) for name, x in zip(READINGS, whole.mix, strict=True)},
+        },
     }
     return part
 
 
-def _text_model(name: str, model: Any, folder: EncoderFolder, max_tokens: int) -> Part:
+def _text_model(
+    name: str,
+    model: Any,
+    folder: EncoderFolder,
+    max_tokens: int,
+    more: Mapping[str, np.ndarray] | None = None,
+) -> Part:
+    """A fine-tuned encoder's part of the bundle; `more` tensors go into the same file."""
     tensors, weights = model.export()
+    tensors |= more or {}
     part = Part(
         {f"{name}.safetensors": encode_tensors({k: np.ascontiguousarray(v) for k, v in tensors.items()})}
     )

@@ -1,9 +1,10 @@
 """Fits the evaluator's stack: readings of an answer that need no fine-tuning, and the weights of their sum.
 
 Everything is fitted once a fold (folds by prompt) and once on all rows; the folds' predictions, each on
-prompts that its readings have not seen, give the weights of the sum. The network comes in last and only with
-what it adds on the validation prompts. A model's rows count the more the nearer its share of adequate answers
-is to the weak model's: what tells good from bad in the answers of a strong model says little about a weak one.
+prompts that its readings have not seen, give the weights of the sum. The network comes in last, where it
+proves itself on the validation prompts. A model's rows count the more the nearer its share of adequate
+answers is to the weak model's: what tells good from bad in a strong model's answers says little about a weak
+one's.
 Prefixes are taught beside whole answers, so that a stream can be judged half-way; the weights of the sum
 are those of whole answers.
 
@@ -36,13 +37,14 @@ PREFIX_SHARE = 0.25
 LOGPROB_DROP = 0.15
 HEAD_RIDGES = (1.0, 5.0, 2.0)  # of the prompt heads, on unit vectors
 FEATURE_C, VECTOR_C, MIX_C = 0.05, 1e-3, 0.3  # inverse ridges, on standardised columns
-NETWORK_RIDGE = 10.0  # rows' worth of doubt about the network
+NETWORK_SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
 @dataclass(slots=True)
 class StackRows:
-    """B rows: features (B, N_FEATURES), adequate `y` (B,), `weight` (B,), index of the prompt (B,), whether the
-    weak model's, whether whole, and the answer's vector's index for the weak model's rows (-1: none)."""
+    """B rows: features (B, N_FEATURES), adequate `y` (B,), `weight` (B,), index of the prompt (B,), whether
+    the weak model's, whether whole, index of the answer's vector for the weak model's rows (-1: none), and
+    position in the rows given."""
 
     features: np.ndarray
     y: np.ndarray
@@ -51,16 +53,18 @@ class StackRows:
     weak: np.ndarray
     whole: np.ndarray
     vector: np.ndarray
+    source: np.ndarray
 
 
 @dataclass(slots=True)
 class FittedStack:
-    """The stack and what its parts gave: log losses of each reading and of the sum, out of fold, on the weak
-    model's whole answers."""
+    """The stack and what its parts gave, out of fold, on the weak model's whole answers: log losses of each
+    reading and of the sum, and the sum's log-odds by position in the rows given."""
 
     stack: AnswerStack
     losses: dict[str, float]
     rows: int
+    unseen: dict[int, float]
 
 
 def model_weights(offsets: Mapping[str, float], weak: str) -> dict[str, float]:
@@ -107,9 +111,39 @@ def fit_stack(
     losses = {
         name: _log_loss(*_one(seen[whole, i], read.y[own][whole])) for i, name in enumerate(READINGS[:-1])
     }
-    losses["sum"] = _log_loss(seen[whole] @ mix + offset, read.y[own][whole])
+    total = seen[whole] @ mix + offset
+    losses["sum"] = _log_loss(total, read.y[own][whole])
     stack = replace(stack, mix=np.append(mix, 0.0), bias=offset)
-    return FittedStack(stack, losses, len(columns))
+    unseen = dict(zip(read.source[own][whole].tolist(), total.tolist(), strict=True))
+    return FittedStack(stack, losses, len(columns), unseen)
+
+
+def add_network(
+    fitted: FittedStack, offset: int, network: Mapping[int, float], valid: Sequence[Example]
+) -> AnswerStack:
+    """The stack with the network's share of the log-odds: the share of the least log loss on the weak model's
+    validation answers, if it wins by a standard error; else the network is silent.
+
+    `network` are its log-odds by position in `valid`, whose first row is the stack's row number `offset`.
+    """
+    stack = fitted.stack
+    both = [at for at in network if offset + at in fitted.unseen]
+    if not both:
+        return stack
+    total = np.array([fitted.unseen[offset + at] for at in both])
+    y = np.array([float(valid[at].quality >= 0.5) for at in both])
+    read = np.array([network[at] for at in both])
+
+    def losses(share: float) -> np.ndarray:
+        logits = (1.0 - share) * total + share * read
+        return np.asarray(np.logaddexp(0.0, logits) - y * logits)
+
+    best = min(NETWORK_SHARES, key=lambda share: float(losses(share).mean()))
+    gain = losses(0.0) - losses(best)
+    if gain.mean() <= gain.std() / math.sqrt(len(both)):
+        best = 0.0
+    mix = np.append(stack.mix[:-1] * (1.0 - best), best)
+    return replace(stack, mix=mix, bias=stack.bias * (1.0 - best))
 
 
 def fit_mix(readings: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float]:
@@ -148,13 +182,16 @@ def _read_rows(
     chosen = sorted(own + [others[at] for at in best])
     sampled = len(chosen) < len(rows)
     taken: list[tuple[Example, AnswerLike]] = []
+    source: list[int] = []
     for at in chosen:
         taken.append((rows[at], answer_of(rows[at])))
+        source.append(at)
         draw, cut_at = random.random(), int(random.choice(CHECKPOINT_TOKENS))
         if rows[at].model == weak or draw < PREFIX_SHARE:
             cut = cut_answer(rows[at], cut_at)
             if cut.finish_reason is None:
                 taken.append((rows[at], cut))
+                source.append(at)
     features = features_of([(row.prompt, answer) for row, answer in taken])
     dropped = random.random(len(taken)) < LOGPROB_DROP
     features[dropped, LOGPROB_BLOCK] = [1.0] + [0.0] * (len(LOGPROB_FEATURES) - 1)
@@ -170,6 +207,7 @@ def _read_rows(
         weak=is_weak,
         whole=whole,
         vector=np.where(is_weak, np.cumsum(is_weak) - 1, -1),
+        source=np.array(source),
     )
     return read, [answer.text for (_, answer), mine in zip(taken, is_weak, strict=True) if mine]
 
@@ -177,7 +215,7 @@ def _read_rows(
 def _prompt_targets(
     rows: Sequence[Example], order: Mapping[str, int], weights: Mapping[str, float]
 ) -> np.ndarray:
-    """What a prompt draws from the models, (P, 3): mean log length, share adequate, and that of models alike."""
+    """What a prompt draws, (P, 3): mean log length, share adequate, and that of models alike."""
     sums = np.zeros((len(order), 5))
     for row in rows:
         at, good, alike = order[row.prompt_id], float(row.quality >= 0.5), weights[row.model]
@@ -206,7 +244,7 @@ def _fit_readings(
     train: np.ndarray,
     seed: int,
 ) -> AnswerStack:
-    """All readings from the rows under `train`; prompt heads and the sum's weights are filled in by others."""
+    """All readings from the rows under `train`; prompt heads and weights are filled in elsewhere."""
     own = np.flatnonzero(read.weak & train)
     center, scale = columns[own].mean(0), columns[own].std(0)
     scale[scale < 1e-3] = 1.0

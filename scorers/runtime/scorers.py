@@ -29,9 +29,11 @@ from scorers.runtime.difficulty import DifficultyHead
 from scorers.runtime.evaluator import EvaluatorHead
 from scorers.runtime.graph import Adapter
 from scorers.runtime.heads import ScorerFile, read_scorer_file
-from scorers.runtime.mf import MatrixFactorisation
+from scorers.runtime.mf import MatrixFactorisation, sigmoid
 from scorers.runtime.query import QueryVectors, SessionEmbedder, check_parts
 from scorers.runtime.session import EncoderSession
+from scorers.runtime.stack import PREFIX as STACK_PREFIX
+from scorers.runtime.stack import AnswerStack
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +52,14 @@ class PromptScores:
 
 @dataclass(frozen=True, slots=True)
 class BundleScorers:
-    """All scorers of one bundle. `evaluator` is None in a bundle that was fitted without answers."""
+    """All scorers of one bundle. `evaluator` is None in a bundle that was fitted without answers; `stack` is
+    None where the evaluator's network judges alone."""
 
     query: QueryVectors
     mf: MatrixFactorisation
     difficulty: tuple[QueryVectors, DifficultyHead] | None
     evaluator: tuple[EncoderSession, EvaluatorHead] | None
+    stack: tuple[EncoderSession, AnswerStack] | None = None
 
     def score_prompts(self, prompts: Sequence[str]) -> PromptScores:
         """Raises `ScoringFailed` when a number is not finite, `EncoderError` when a remote encoder fails."""
@@ -73,11 +77,23 @@ class BundleScorers:
         evaluator."""
         if self.evaluator is None:
             raise ScoringFailed("this bundle has no evaluator: it was fitted on a table without answers")
+        features = features_of(pairs)
+        if self.stack is None:
+            logits = self._network(pairs, features)
+        else:
+            session, stack = self.stack
+            network = self._network(pairs, features) if stack.reads_network else np.zeros(len(pairs))
+            query = session.embed_prompts([prompt for prompt, _ in pairs])
+            vectors = session.embed_prompts([answer.text for _, answer in pairs])
+            logits = stack.logits(query, vectors, features, network)
+        _check_finite("answer", logits)
+        return sigmoid(logits)
+
+    def _network(self, pairs: Sequence[tuple[str, AnswerLike]], features: np.ndarray) -> np.ndarray:
+        assert self.evaluator is not None
         session, head = self.evaluator
         tokens = session.tokenizer.encode_pairs([(prompt, answer.text) for prompt, answer in pairs])
-        scores = head.adequacy(session.pool(tokens), features_of(pairs))
-        _check_finite("answer", scores)
-        return scores
+        return head.logits(session.pool(tokens), features)
 
 
 def load_scorers(
@@ -93,11 +109,13 @@ def load_scorers(
     query = _open_query(mf_entry, sessions)
     difficulty_entry = manifest_scorers.get("difficulty")
     evaluator_entry = manifest_scorers.get("evaluator")
+    evaluator, stack = _load_evaluator(folder, evaluator_entry, sessions) if evaluator_entry else (None, None)
     return BundleScorers(
         query=query,
         mf=_load_mf(folder, mf_entry, query.dimension),
         difficulty=_load_difficulty(folder, difficulty_entry, sessions) if difficulty_entry else None,
-        evaluator=_load_evaluator(folder, evaluator_entry, sessions) if evaluator_entry else None,
+        evaluator=evaluator,
+        stack=stack,
     )
 
 
@@ -195,15 +213,24 @@ def _load_difficulty(
 
 def _load_evaluator(
     folder: Path, entry: Mapping[str, Any], sessions: _Sessions
-) -> tuple[EncoderSession, EvaluatorHead]:
+) -> tuple[tuple[EncoderSession, EvaluatorHead], tuple[EncoderSession, AnswerStack] | None]:
     fitted = _field(entry, "evaluator", "features")
     if list(fitted) != list(FEATURE_NAMES):
         changed = sorted(set(fitted) ^ set(FEATURE_NAMES)) or ["their order"]
         raise ScorerFileError(
             f"manifest field scorers.evaluator.features differs from this version's in {', '.join(changed)}"
         )
-    session, file = _open_head(folder, entry, "evaluator", sessions)
-    return session, EvaluatorHead.read(file, session.folder.dimension)
+    path = folder / _field(entry, "evaluator", "file")
+    file = read_scorer_file(path, float(entry.get("adapter_scale", 1.0)))
+    encoder = _field(entry, "evaluator", "encoder")
+    if not any(name.startswith(STACK_PREFIX) for name in file.head):
+        session, file = _open_head(folder, entry, "evaluator", sessions)
+        return (session, EvaluatorHead.read(file, session.folder.dimension)), None
+    plain = sessions.open(encoder, {}, None)
+    stack = AnswerStack.read(file, plain.folder.dimension)
+    # A network that the stack does not read is not even opened.
+    session = _open_head(folder, entry, "evaluator", sessions)[0] if stack.reads_network else plain
+    return (session, EvaluatorHead.read(file, plain.folder.dimension)), (plain, stack)
 
 
 def _entry(scorers: Mapping[str, Any], name: str) -> Mapping[str, Any]:

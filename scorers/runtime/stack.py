@@ -99,7 +99,7 @@ class AnswerStack:
 
 
 def stack_columns(features: np.ndarray, told: np.ndarray) -> np.ndarray:
-    """(N, N_COLUMNS) from features (N, N_FEATURES) and what the prompt tells (N, 3): both, and how much longer
-    than usual for such a prompt the answer is."""
+    """(N, N_COLUMNS) from features (N, N_FEATURES) and what the prompt tells (N, 3): both, and how much
+    longer than usual for such a prompt the answer is."""
     longer = features[:, _LENGTH] - told[:, 0]
     return np.concatenate([features, told, longer[:, None]], axis=1).astype(np.float32)

@@ -20,7 +20,7 @@ _FIELDS = ("feature", "threshold", "left", "right", "value")
 class BoostedTrees:
     """T trees of at most N nodes; a leaf is its own left and right child, so going down stops there.
 
-    `feature`, `left`, `right` (T, N) integers; `threshold`, `value` (T, N) float32; `base` is the sum's start.
+    `feature`, `left`, `right` (T, N) integers; `threshold`, `value` (T, N) float32; `base` starts the sum.
     """
 
     feature: np.ndarray
@@ -38,7 +38,7 @@ class BoostedTrees:
         arrays = {name: file.tensor(f"{prefix}.{name}", *feature.shape) for name in _FIELDS}
         for name, bound in (("feature", n_columns), ("left", feature.shape[1]), ("right", feature.shape[1])):
             arrays[name] = arrays[name].astype(np.int64)
-            if arrays[name].size and not (0 <= arrays[name].min() and arrays[name].max() < bound):
+            if arrays[name].size and not (arrays[name].min() >= 0 and arrays[name].max() < bound):
                 raise ScorerFileError(
                     f"{file.path}: tensor {prefix}.{name} must lie in 0..{bound - 1}, it reaches from "
                     f"{arrays[name].min()} to {arrays[name].max()}"
