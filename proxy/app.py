@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -23,7 +23,7 @@ from proxy.door import Door
 from proxy.dry_run import RouteEndpoint
 from proxy.edge import Edge, Handler
 from proxy.embeddings import Embeddings
-from proxy.endpoints import add_endpoints
+from proxy.endpoints import add_admin, add_endpoints
 from proxy.error_handlers import add_error_handlers
 from proxy.gateway import Gateway
 from proxy.limits import Meter
@@ -43,6 +43,9 @@ from routing.protocols import Backend, DecisionLog
 _log = logging.getLogger("upshift")
 
 
+OnReload = Callable[[], Awaitable[bool | None]]  # whether it was done; None: it is under way
+
+
 class UpshiftApp(FastAPI):
     """FastAPI with the proxied paths in front of it. `direct` answers POST to its paths."""
 
@@ -53,6 +56,7 @@ class UpshiftApp(FastAPI):
     door: Door
     meter: Meter
     ready: bool = False
+    on_reload: OnReload | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -137,6 +141,7 @@ def create_app(
     }
     app.edge = Edge(gateway, app.direct, StoredResponses(gateway, passing), app.serve_routes)
     add_endpoints(app, gateway, metrics, lambda: app.ready, embeddings.model)
+    add_admin(app, lambda: app.on_reload)
     add_error_handlers(app)
     install_document(app, list(judge.policy.strategies))
     return app

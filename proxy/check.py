@@ -7,7 +7,8 @@ import asyncio
 import orjson
 
 from proxy.backends.http import HttpBackend, HttpTimeouts
-from proxy.settings import Settings, TierSettings, read_secret
+from proxy.backends.tls import backend_tls
+from proxy.settings import BackendSettings, Settings, TierSettings, read_secret
 from routing.errors import BackendError, UpshiftError
 from routing.protocols import BackendRequest
 
@@ -24,16 +25,21 @@ async def find_problems(settings: Settings) -> list[str]:
             await load_bundle(settings.bundle, settings.routing).close()
         except UpshiftError as error:
             problems.append(f"bundle: {error}")
-    found = await asyncio.gather(*(_check_tier(index, tier) for index, tier in enumerate(settings.tiers)))
+    found = await asyncio.gather(
+        *(_check_tier(index, tier, settings.backends) for index, tier in enumerate(settings.tiers))
+    )
     return problems + [line for lines in found for line in lines]
 
 
-async def _check_tier(index: int, tier: TierSettings) -> list[str]:
+async def _check_tier(index: int, tier: TierSettings, backends: BackendSettings) -> list[str]:
     where = f"tiers[{index}] ({tier.name})"
     if tier.api_key_env and not read_secret(tier.api_key_env) and not tier.api_key_env.startswith("UPSHIFT_"):
         return [f"{where}.api_key_env: the environment variable {tier.api_key_env} is not set"]
     backend = HttpBackend(
-        tier.url, read_secret(tier.api_key_env), HttpTimeouts(_TIMEOUT_S, _TIMEOUT_S, _TIMEOUT_S)
+        tier.url,
+        read_secret(tier.api_key_env),
+        HttpTimeouts(_TIMEOUT_S, _TIMEOUT_S, _TIMEOUT_S),
+        backend_tls(backends),
     )
     try:
         reply = await backend.send(BackendRequest("/models", b"", method="GET"))

@@ -51,6 +51,7 @@ def _parser(plugins: list[str]) -> argparse.ArgumentParser:
     serve.add_argument("--host", help="address to listen on (default 127.0.0.1)")
     serve.add_argument("--port", type=int, help="port to listen on (default 8000)")
     serve.add_argument("--workers", type=int, help="processes (default 1)")
+    serve.add_argument("--admin-port", type=int, help="a port for /metrics and /admin alone (default: none)")
     serve.add_argument("--insecure", action="store_true", help="listen beyond loopback without any API key")
     serve.set_defaults(run=_serve)
 
@@ -58,6 +59,9 @@ def _parser(plugins: list[str]) -> argparse.ArgumentParser:
     _add_configuration(check)
     check.set_defaults(run=_check)
 
+    from proxy.cli_keys import add_keys
+
+    add_keys(commands)
     route = commands.add_parser("route", help="score one prompt and tell where it would go")
     route.add_argument("prompt")
     _add_configuration(route)
@@ -88,7 +92,7 @@ def _settings(options: argparse.Namespace) -> Any:
         settings = parse_settings({"tiers": tiers}, "command line")
     else:
         raise SettingsError("no backends: give --config FILE, or --weak URL#MODEL and --strong URL#MODEL")
-    given = {name: getattr(options, name, None) for name in ("host", "port", "workers")}
+    given = {name: getattr(options, name, None) for name in ("host", "port", "workers", "admin_port")}
     server = {
         **settings.server.model_dump(),
         **{name: value for name, value in given.items() if value is not None},

@@ -10,6 +10,7 @@ from __future__ import annotations
 import orjson
 
 from proxy.backends.http import HttpBackend, HttpTimeouts
+from proxy.backends.tls import backend_tls
 from proxy.call import decode_fields, encode_fields, kind_of, load_field, string_field
 from proxy.gateway import Gateway
 from proxy.models import Pinned
@@ -77,7 +78,10 @@ def _own_target(settings: Settings) -> Target | None:
     timeouts = HttpTimeouts(
         server.connect_timeout_s, server.first_byte_timeout_s, server.between_bytes_timeout_s
     )
-    backend: Backend = HttpBackend(own.url, read_secret(own.api_key_env), timeouts)
+    backend: Backend = HttpBackend(
+        own.url, read_secret(own.api_key_env), timeouts, backend_tls(settings.backends),
+        server.max_answer_bytes,
+    )  # fmt: skip
     return Target(Tier("embeddings", own.model), backend)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import FastAPI, Response
@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from proxy.api_schemas import ErrorResponse, ModelCard, ModelList
 from proxy.gateway import Gateway
 from proxy.metrics import CONTENT_TYPE, Metrics
-from proxy.wire_error import model_not_found
+from proxy.wire_error import ApiError, model_not_found
 
 _ERRORS: dict[int | str, dict[str, Any]] = {code: {"model": ErrorResponse} for code in (400, 401, 404, 405)}
 
@@ -67,3 +67,26 @@ def _add_health(app: FastAPI, gateway: Gateway, metrics: Metrics, is_ready: Call
     async def show_metrics() -> Response:
         """Prometheus' exposition text."""
         return Response(metrics.render(), media_type=CONTENT_TYPE)
+
+
+def add_admin(app: FastAPI, on_reload: Callable[[], Callable[[], Awaitable[bool | None]] | None]) -> None:
+    """The operator's endpoints; `proxy.door` lets nobody else reach them."""
+
+    @app.post("/admin/reload", responses={409: {"model": ErrorResponse}}, tags=["operation"])
+    async def reload() -> Response:
+        """Read configuration and bundle again and swap them in; refused as a whole when anything is wrong.
+
+        200: done; 202: every worker has been told; 409: refused, all is as before, the log says why.
+        """
+        act = on_reload()
+        if act is None:
+            raise ApiError(501, "This server cannot reload itself.", code="not_supported")
+        done = await act()
+        if done is None:
+            return JSONResponse({"status": "reloading"}, 202)
+        if not done:
+            raise ApiError(
+                409, "The configuration or bundle cannot be used; the one in force stays. The log says why.",
+                code="reload_refused",
+            )  # fmt: skip
+        return JSONResponse({"status": "reloaded"})

@@ -86,6 +86,7 @@ def check_limits(key: ApiKey, used: Used, now: float) -> None:
         ("tokens", limits.tokens_per_minute, used.tokens, used.tokens_before, 1),
     ):
         wait_s = _wait_s(limit, current, before, elapsed_s, need) if limit else 0.0
+        wait_s = round(wait_s, 6)
         if wait_s > 0:
             sliding = current + before * (1 - elapsed_s / MINUTE_S)
             raise ApiError(

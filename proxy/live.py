@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
-from proxy.app import UpshiftApp, create_app
+from proxy.app import OnReload, UpshiftApp, create_app
 from proxy.backends.build import build_backends, build_health_checks, show_backends
 from proxy.limits import Meter
 from proxy.meter import open_meter
@@ -83,6 +83,8 @@ class LiveApp:
         self.running = Running(settings, scorers or load_scorers(settings), meter=self._meter)
         self._retired: set[asyncio.Task[None]] = set()
         self._reloading = asyncio.Lock()
+        self.on_reload: OnReload | None = None  # how the server at hand reloads
+        self.running.app.on_reload = self._reload_now
 
     @property
     def app(self) -> UpshiftApp:
@@ -114,11 +116,15 @@ class LiveApp:
                 _log.error("reload refused, the configuration in force stays: %s", error)
                 return False
             self.running = new
+            new.app.on_reload = self._reload_now
             _log.info("reloaded: policy %s", new.app.gateway.scorers.policy.version)
             task = asyncio.get_running_loop().create_task(self._retire(old))
             self._retired.add(task)
             task.add_done_callback(self._retired.discard)
             return True
+
+    async def _reload_now(self) -> bool | None:
+        return None if self.on_reload is None else await self.on_reload()
 
     async def _prepare(self, read: Callable[[], Settings]) -> Running:
         """A new application, warm and ready. Raises `UpshiftError`."""

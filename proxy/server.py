@@ -18,17 +18,22 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
 from proxy.app import UpshiftApp
+from proxy.auth import has_client_keys
 from proxy.connection import Connection, connection_class
 from proxy.live import LiveApp, Running, load_scorers
-from proxy.settings import Settings, load_settings, read_secret
+from proxy.settings import ServerSettings, Settings, load_settings
+from proxy.usage import USAGE_DIR
 from routing.errors import SettingsError
 
 _log = logging.getLogger("upshift")
@@ -65,11 +70,15 @@ class Server(uvicorn.Server):
                 proxy_headers=False,  # `proxy.door` looks at them itself
                 backlog=_BACKLOG,
                 ws="none",
+                proxy_headers=False,
+                **_tls(server),
             )
         )
         self.live = live
         self._settings = settings
         self._reread = reread or (lambda: settings)
+        live.on_reload = self._reload_all
+        self.handed_over = False
         self._listening: list[socket.socket] = []
         self._chores: set[asyncio.Task[object]] = set()
 
@@ -100,6 +109,13 @@ class Server(uvicorn.Server):
     async def reload(self) -> bool:
         """What SIGHUP does."""
         return await self.live.reload(self._reread)
+
+    async def _reload_all(self) -> bool | None:
+        """What the admin endpoint does: here, or by the supervisor for all workers (None: nobody waits)."""
+        if supervisor := os.environ.get(SUPERVISOR_PID):
+            os.kill(int(supervisor), signal.SIGHUP)
+            return None
+        return await self.reload()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -144,17 +160,17 @@ class Server(uvicorn.Server):
             return
         heard, said = os.pipe()
         os.set_blocking(heard, False)
-        listen = self._listening[0].fileno()
+        listen = [each.fileno() for each in self._listening]
         child = subprocess.Popen(  # noqa: ASYNC220 - takes milliseconds, once in a process's life
             sys.orig_argv,
-            pass_fds=(listen, said),
-            env={**os.environ, LISTEN_FD: str(listen), READY_FD: str(said)},
+            pass_fds=(*listen, said),
+            env={**os.environ, LISTEN_FD: ",".join(map(str, listen)), READY_FD: str(said)},
         )
         os.close(said)
         try:
             if await hear_ready(heard, _SUCCESSOR_S):
                 _log.info("process %d has taken over", child.pid)
-                self.should_exit = True
+                self.should_exit = self.handed_over = True
                 return
         finally:
             os.close(heard)
@@ -190,28 +206,59 @@ def _tell_ready() -> None:
         os.close(int(fd))
 
 
-def open_socket(settings: Settings) -> socket.socket:
-    """The listening socket: passed on, systemd's, or a new one. Raises `SettingsError`."""
+def open_sockets(settings: Settings) -> list[socket.socket]:
+    """The listening socket, and the admin port's where there is one: passed on, systemd's, or new.
+
+    Raises `SettingsError`.
+    """
     server = settings.server
     if passed := os.environ.get(LISTEN_FD):
-        return socket.socket(fileno=int(passed))
+        return [socket.socket(fileno=int(fd)) for fd in passed.split(",")]
+    sockets = [_systemd_socket() or _bind("server.host, server.port", server.host, server.port)]
+    if server.admin_port:
+        name = "server.admin_host, server.admin_port"
+        sockets.append(_bind(name, server.admin_host, server.admin_port))
+    return sockets
+
+
+def _systemd_socket() -> socket.socket | None:
     own = os.environ.get("LISTEN_PID", str(os.getpid())) == str(os.getpid())
-    if own and int(os.environ.get("LISTEN_FDS") or 0) >= 1:
-        for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
-            os.environ.pop(name, None)
-        return socket.socket(fileno=_SYSTEMD_FIRST_FD)
-    family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
-    listening = socket.socket(family)
+    if not own or int(os.environ.get("LISTEN_FDS") or 0) < 1:
+        return None
+    for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
+        os.environ.pop(name, None)
+    return socket.socket(fileno=_SYSTEMD_FIRST_FD)
+
+
+def _bind(name: str, host: str, port: int) -> socket.socket:
+    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listening.bind((server.host, server.port))
+        listening.bind((host, port))
         listening.listen(_BACKLOG)
     except OSError as error:
         listening.close()
-        raise SettingsError(
-            f"server.host, server.port: cannot listen on {server.host}:{server.port}: {error.strerror}"
-        ) from error
+        raise SettingsError(f"{name}: cannot listen on {host}:{port}: {error.strerror}") from error
     return listening
+
+
+def _tls(server: ServerSettings) -> dict[str, Any]:
+    """uvicorn's options. Raises `SettingsError` for files that cannot be used."""
+    if server.tls_cert is None:
+        return {}
+    try:  # tried here, so that the message names the setting
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(server.tls_cert, server.tls_key)
+        if server.tls_client_ca is not None:
+            context.load_verify_locations(server.tls_client_ca)
+    except (OSError, ssl.SSLError) as error:
+        raise SettingsError(f"server.tls_cert, tls_key, tls_client_ca: cannot be used: {error}") from error
+    return {
+        "ssl_certfile": server.tls_cert,
+        "ssl_keyfile": server.tls_key,
+        "ssl_ca_certs": server.tls_client_ca,
+        "ssl_cert_reqs": ssl.CERT_NONE if server.tls_client_ca is None else ssl.CERT_REQUIRED,
+    }
 
 
 def build_app(settings: Settings) -> UpshiftApp:
@@ -221,31 +268,43 @@ def build_app(settings: Settings) -> UpshiftApp:
 
 def serve(settings: Settings, reread: Reread | None = None) -> int:
     """Run until SIGTERM or Ctrl-C; the exit status. Raises `UpshiftError`."""
-    listening = open_socket(settings)
-    host, port = listening.getsockname()[:2]
+    sockets = open_sockets(settings)
+    host, port = sockets[0].getsockname()[:2]
     if settings.server.workers > 1:
         from proxy.supervisor import Supervisor
 
-        return asyncio.run(Supervisor(settings, listening, reread).run())
-    live = LiveApp(settings)
-    _log.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
-    Server(live, settings, reread).run([listening])
+        return asyncio.run(Supervisor(settings, sockets, reread).run())
+    with _usage_folder(settings) as keep:
+        live = LiveApp(settings)
+        scheme = "http" if settings.server.tls_cert is None else "https"
+        _log.info("listening on %s://%s:%d", scheme, f"[{host}]" if ":" in host else host, port)
+        server = Server(live, settings, reread)
+        server.run(sockets)
+        if server.handed_over:
+            keep()
     return 0
 
 
-def request_reload() -> None:
-    """Ask this server for a reload, all of its workers included: what an admin endpoint calls."""
-    os.kill(int(os.environ.get(SUPERVISOR_PID) or os.getpid()), signal.SIGHUP)
+@contextlib.contextmanager
+def _usage_folder(settings: Settings) -> Iterator[Callable[[], object]]:
+    """Where keys' use is counted when no folder is configured: gone with the last process, so that a
+    successor counts on. Gives what keeps it."""
+    if settings.auth.usage_dir is not None or USAGE_DIR in os.environ:
+        yield lambda: None
+        return
+    with contextlib.ExitStack() as stack:
+        os.environ[USAGE_DIR] = stack.enter_context(tempfile.TemporaryDirectory(prefix="upshift-usage-"))
+        yield stack.pop_all
 
 
 def check_exposure(settings: Settings, insecure: bool) -> None:
     """A host other than loopback without any key is refused. Raises `SettingsError`."""
     host = settings.server.host
     loopback = host in ("localhost", "::1") or host.startswith("127.")
-    if not loopback and not insecure and not read_secret(settings.auth.keys_env):
+    if not loopback and not insecure and not has_client_keys(settings.auth):
         raise SettingsError(
             f"server.host is {host} and no API key is set: anyone who reaches it could use your backends; "
-            f"set {settings.auth.keys_env}, listen on 127.0.0.1, or pass --insecure"
+            f"set {settings.auth.keys_env} or auth.keys_file, listen on 127.0.0.1, or pass --insecure"
         )
 
 

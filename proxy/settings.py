@@ -140,6 +140,11 @@ class ServerSettings(Section):
     between_bytes_timeout_s: Seconds = Field(
         60.0, description="longest silence inside an answer; 0: no limit"
     )
+    tls_cert: Path | None = Field(None, description="PEM certificate chain of the server; empty: plain HTTP")
+    tls_key: Path | None = Field(None, description="its PEM key")
+    tls_client_ca: Path | None = Field(
+        None, description="clients must show a certificate of these CAs; empty: none"
+    )
     cors_origins: list[str] = Field(
         ["*"], description="web pages that may call the API from a browser; `*`: any; empty: none"
     )
@@ -184,6 +189,8 @@ class BackendSettings(Section):
         5.0, description="first wait before a probe; it doubles with every failure"
     )
     breaker_max_open_s: Seconds = Field(60.0, description="longest wait before a probe")
+    tls_ca: Path | None = Field(None, description="PEM file of the backends' own CA; empty: the system's")
+    verify_tls: bool = Field(True, description="false: any certificate of a backend is good enough")
     health_check_interval_s: Seconds = Field(0.0, description="active health checks; 0: off")
     health_check_timeout_s: float = Field(2.0, gt=0, description="a check later than this has failed")
     health_check_path: str = Field("/models", pattern="^/", description="what is asked, after the base URL")
@@ -285,6 +292,10 @@ def _beside(folder: Path, settings: Settings) -> Settings:
     auth = settings.auth
     files = {name: folder / value for name in ("keys_file", "usage_dir") if (value := getattr(auth, name))}
     settings = settings.model_copy(update={"auth": auth.model_copy(update=files)})
+    for section, names in (("server", ("tls_cert", "tls_key", "tls_client_ca")), ("backends", ("tls_ca",))):
+        part = getattr(settings, section)
+        files = {name: folder / value for name in names if (value := getattr(part, name))}
+        settings = settings.model_copy(update={section: part.model_copy(update=files)})
     if settings.bundle is not None:
         settings = settings.model_copy(update={"bundle": folder / settings.bundle})
     return settings

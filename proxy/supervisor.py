@@ -18,13 +18,14 @@ import sys
 import tempfile
 import time
 from asyncio.subprocess import Process
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from prometheus_client.multiprocess import mark_process_dead
 
 from proxy.server import LISTEN_FD, READY_FD, SUPERVISOR_PID, hear_ready
 from proxy.settings import Settings
+from proxy.usage import USAGE_DIR
 from proxy.worker import LIFE_FD, SETTINGS_FILE
 from routing.errors import SettingsError, UpshiftError
 
@@ -57,10 +58,13 @@ class Supervisor:
     """See the module. `reread` gives the settings anew on SIGHUP."""
 
     def __init__(
-        self, settings: Settings, listening: socket.socket, reread: Callable[[], Settings] | None = None
+        self,
+        settings: Settings,
+        sockets: Sequence[socket.socket],
+        reread: Callable[[], Settings] | None = None,
     ) -> None:
         self._settings = settings
-        self._listening = listening
+        self._sockets = list(sockets)
         self._reread = reread or (lambda: settings)
         self._folder = Path(tempfile.mkdtemp(prefix="upshift-"))
         self._file = self._folder / "settings.json"
@@ -83,8 +87,9 @@ class Supervisor:
             started = await asyncio.gather(*(self._start() for _ in range(self._settings.server.workers)))
             if not all(started) and not self._stopping.is_set():
                 raise SettingsError("a worker did not start; the lines above say why")
-            host, port = self._listening.getsockname()[:2]
-            _log.info("listening on http://%s:%d with %d workers", host, port, len(self._workers))
+            host, port = self._sockets[0].getsockname()[:2]
+            scheme = "http" if self._settings.server.tls_cert is None else "https"
+            _log.info("listening on %s://%s:%d with %d workers", scheme, host, port, len(self._workers))
             await self._stopping.wait()
             return 0
         finally:
@@ -99,20 +104,21 @@ class Supervisor:
         """A worker that serves, or None."""
         heard, said = os.pipe()
         os.set_blocking(heard, False)
-        listen = self._listening.fileno()
+        listen = [each.fileno() for each in self._sockets]
         environment = {
             **os.environ,
-            LISTEN_FD: str(listen),
+            LISTEN_FD: ",".join(map(str, listen)),
             READY_FD: str(said),
             LIFE_FD: str(self._life_read),
             SETTINGS_FILE: str(self._file),
             SUPERVISOR_PID: str(os.getpid()),
             "PROMETHEUS_MULTIPROC_DIR": str(self._folder),
+            USAGE_DIR: str(self._folder / "usage"),
         }
         try:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "proxy.worker",
-                pass_fds=(listen, said, self._life_read), env=environment,
+                pass_fds=(*listen, said, self._life_read), env=environment,
             )  # fmt: skip
         finally:
             os.close(said)
@@ -181,7 +187,8 @@ class Supervisor:
     async def _stop(self) -> None:
         """Ask all workers, wait for the grace and a margin, then kill; leave nothing behind."""
         self._stopping.set()
-        self._listening.close()
+        for listening in self._sockets:
+            listening.close()
         for worker in list(self._workers):
             worker.ask_to_stop()
         grace_s = self._settings.server.shutdown_grace_s

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from proxy.live import LiveApp
 from proxy.log_lines import configure_logging
-from proxy.server import Server, open_socket, settings_of_file
+from proxy.server import Server, open_sockets, settings_of_file
 from routing.errors import UpshiftError
 
 SETTINGS_FILE = "UPSHIFT_SETTINGS_FILE"
@@ -34,7 +34,7 @@ def main() -> int:
     except UpshiftError as error:
         logging.getLogger("upshift").error("a worker cannot start: %s", error)
         return 1
-    server.run([open_socket(settings)])
+    server.run(open_sockets(settings))
     return 0
 
 

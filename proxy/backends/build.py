@@ -9,6 +9,7 @@ from proxy.backends.health import HealthChecks
 from proxy.backends.http import HttpBackend, HttpTimeouts
 from proxy.backends.replicas import ReplicaSet
 from proxy.backends.retry import RetryLimits, TierBackend
+from proxy.backends.tls import backend_tls
 from proxy.metrics import Metrics
 from proxy.settings import Settings, TierSettings, read_secret
 
@@ -54,9 +55,9 @@ def _build_tier(settings: Settings, tier: TierSettings) -> TierBackend:
     timeouts = HttpTimeouts(
         server.connect_timeout_s, server.first_byte_timeout_s, server.between_bytes_timeout_s
     )
-    key = read_secret(tier.api_key_env)
+    key, tls = read_secret(tier.api_key_env), backend_tls(wanted)
     replicas = ReplicaSet(
-        [HttpBackend(url, key, timeouts, max_answer_bytes=server.max_answer_bytes) for url in tier.urls],
+        [HttpBackend(url, key, timeouts, tls, server.max_answer_bytes) for url in tier.urls],
         BreakerLimits(
             wanted.breaker_failures, wanted.breaker_share, wanted.breaker_open_s, wanted.breaker_max_open_s
         ),
