@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from proxy.backends.http import HttpReply
 from proxy.call import Call
 from proxy.completion import StreamReader, Usage, check_choices, read_answers, read_json, read_usage
 from proxy.record import TierUse
@@ -70,13 +71,24 @@ class TierAttempt:
         if not self.call.stream:
             await self.complete()
             return
-        while not self.reader.begun:
-            if not await self._pull() and not self.reader.begun:
-                raise BackendBroken("the stream ended before any content")
-        if self.done and not self.reader.finished:
-            raise BackendBroken("the stream ended before its finish reason")
+        try:
+            while not self.reader.begun:
+                if not await self._pull() and not self.reader.begun:
+                    raise BackendBroken("the stream ended before any content")
+            if self.done and not self.reader.finished:
+                raise BackendBroken("the stream ended before its finish reason")
+        except BackendBroken:
+            self.disown()
+            raise
 
     async def complete(self) -> None:
+        try:
+            await self._complete()
+        except BackendBroken:
+            self.disown()
+            raise
+
+    async def _complete(self) -> None:
         if self.call.stream:
             while await self._pull():
                 pass
@@ -87,6 +99,11 @@ class TierAttempt:
             data = read_json(self.body)
             check_choices(data, self.call.api)
             self.data = data
+
+    def disown(self) -> None:
+        """The reply is unusable, which its backend is to blame for: a circuit may open."""
+        if isinstance(self._reply, HttpReply):
+            self._reply.disown()
 
     def answers(self) -> list[Answer]:
         if self.call.stream:

@@ -132,6 +132,7 @@ def load_bundle(path: Path, routing: RoutingSettings, threads: int | None = None
     policy_data["scorers"] = bundle.scorers_fingerprint
     try:
         policy = Policy.from_dict(policy_data)
+        policy.certified = _certified_points(bundle, policy)
         maps = {name: CalibrationMap.from_dict(data) for name, data in calibration["maps"].items()}
         rule = policy.rule(routing.strategy, routing.threshold)
         plan = plan_of(bundle, rule, policy.explore_share, maps)
@@ -156,6 +157,14 @@ def _valid_until(bundle: Bundle) -> float:
         return datetime.fromisoformat(certificate.valid_until).timestamp() if certificate.granted else 0.0
     except (PolicyError, ValueError) as error:
         raise BundleError(f"{bundle.path / 'certificate.json'}: {error}") from error
+
+
+def _certified_points(bundle: Bundle, policy: Policy) -> tuple[float, ...]:
+    """The thresholds the bundle's certificate holds for; none where it is refused, over, or another's."""
+    if _valid_until(bundle) <= time.time():
+        return ()
+    certificate = Certificate.from_dict(bundle.read_json("certificate.json"))
+    return certificate.passed if certificate.strategy == policy.default_strategy else ()
 
 
 def _pair_length(pair: tuple[str, Answer]) -> int:

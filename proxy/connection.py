@@ -7,11 +7,17 @@ connection moves: one is set only when a request is incomplete or the write buff
 At shutdown uvicorn closes every connection whose request it has not parsed yet, also one whose first bytes it
 has read. Here such a request is answered, and an idle connection may bring one more for a moment: a client
 that sent its request just before it saw the close would otherwise fail.
+
+Headers and trailers are bounded, which httptools leaves to its user: what comes since the request began, or
+since the last piece of its body, may not be more than `max_header_bytes`. However steadily they trickle,
+headers may take no longer than `client_read_timeout_s` in all, and the whole request than
+`client_body_timeout_s`.
 """
 
 from __future__ import annotations
 
 import asyncio
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote
 
@@ -20,6 +26,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from proxy.cycle import Cycle
 from proxy.settings import ServerSettings
+from proxy.wire_error import ApiError
 
 
 class Connection(HttpToolsProtocol):
@@ -31,13 +38,21 @@ class Connection(HttpToolsProtocol):
         super().__init__(*args, **options)
         self._reading = False  # a request has begun and is not complete
         self._draining = False
+        self._in_head = False
+        self._chunk_bytes = 0  # the piece being parsed
+        self._head_bytes = 0  # come since the request began, or since the last piece of its body
+        self._begun_at = 0.0  # on the loop's clock
         self._answering: Cycle | None = None  # the request at work; `cycle` is the last one that came
         self._default_headers = self.server_state.default_headers
         self._read_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
+        self._chunk_bytes = len(data)
+        self._head_bytes += self._chunk_bytes
         super().data_received(data)
+        if self._reading and self._head_bytes > self.limits.max_header_bytes:
+            self._refuse_head()
         if self._read_timer is not None:
             self._read_timer.cancel()
             self._read_timer = None
@@ -45,11 +60,18 @@ class Connection(HttpToolsProtocol):
             self._watch_reading()
 
     def on_message_begin(self) -> None:
-        self._reading = True
+        self._reading = self._in_head = True
+        self._head_bytes, self._begun_at = self._chunk_bytes, self.loop.time()
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """As uvicorn's own, for HTTP without upgrades, and with our cycle."""
+        self._in_head = False
+        limit = self.limits.max_header_bytes
+        if self._head_bytes > limit and sum(len(name) + len(value) for name, value in self.headers) > limit:
+            self._refuse_head()
+            return
+        self._head_bytes = 0
         parser = self.parser
         scope: Any = self.scope
         version = parser.get_http_version()
@@ -72,9 +94,15 @@ class Connection(HttpToolsProtocol):
             self.flow.pause_reading()
             self.pipeline.appendleft((cycle, self.app))
 
+    def on_body(self, body: bytes) -> None:
+        self._head_bytes = 0
+        if not self.transport.is_closing():
+            super().on_body(body)
+
     def on_message_complete(self) -> None:
         self._reading = False
-        super().on_message_complete()
+        if not self.transport.is_closing():
+            super().on_message_complete()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -126,8 +154,14 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
     def _watch_reading(self) -> None:
-        if limit_s := self.limits.client_read_timeout_s:
-            self._read_timer = self.loop.call_later(limit_s, self._stop_reading)
+        silence_s, whole_s = self.limits.client_read_timeout_s, self.limits.client_body_timeout_s
+        if self._in_head:
+            whole_s = min(whole_s, silence_s) or whole_s or silence_s
+        wait_s = silence_s or whole_s
+        if whole_s:
+            wait_s = min(wait_s, max(0.0, self._begun_at + whole_s - self.loop.time()))
+        if wait_s or whole_s:
+            self._read_timer = self.loop.call_later(wait_s, self._stop_reading)
 
     def _stop_reading(self) -> None:
         self._read_timer = None
@@ -135,6 +169,28 @@ class Connection(HttpToolsProtocol):
             self._watch_reading()
             return
         self.transport.abort()
+
+    def _refuse_head(self) -> None:
+        """Too many bytes of headers: said so while nothing of an answer has gone out."""
+        if self.cycle is None or self.cycle.response_complete:
+            self._end_with(431, f"The headers are larger than {self.limits.max_header_bytes} bytes.")
+        else:
+            self.transport.abort()
+
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP, or HTTP that two servers could read in two ways."""
+        self._end_with(400, msg)
+
+    def _end_with(self, status: int, message: str) -> None:
+        if self.transport.is_closing():
+            return
+        error = ApiError(status, message, code="invalid_http")
+        body = error.body()
+        head = [b"HTTP/1.1 %d %s" % (status, HTTPStatus(status).phrase.encode())]
+        head += [name + b": " + value for name, value in error.headers()]
+        head += [b"content-length: %d" % len(body), b"connection: close", b"", body]
+        self.transport.write(b"\r\n".join(head))
+        self.transport.close()
 
     def _abort(self) -> None:
         self._write_timer = None

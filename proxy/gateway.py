@@ -18,6 +18,7 @@ from proxy.attempt import TierAttempt
 from proxy.call import Api, parse_call
 from proxy.exchange import Exchange, send_error
 from proxy.limits import ACCOUNT
+from proxy.load_shift import LoadShift
 from proxy.metrics import Metrics
 from proxy.models import ModelNames, Pinned
 from proxy.pinned_relay import PinnedRelay
@@ -65,7 +66,8 @@ class Gateway:
             server.queue_timeout_s, server.shed_retry_after_s,
         )  # fmt: skip
         self._tiers = TierCalls(ladder, backends, recorder, settings.routing.held_time_share)
-        self._routed = RoutedCalls(settings.routing, ladder, scorers, self._tiers, recorder)
+        load = LoadShift(scorers.policy, backends[-1], settings.routing.load_shift_from_requests)
+        self._routed = RoutedCalls(settings.routing, ladder, scorers, self._tiers, recorder, load)
 
     async def serve(self, api: Api, scope: Scope, receive: Receive, send: Send, label: str = "") -> Record:
         """One request from its first byte to its row in the log; `label` names the API in metrics."""
@@ -160,12 +162,14 @@ class Gateway:
             if exchange.call.stream:
                 await exchange.send_stream(attempt.status, PinnedRelay(attempt).pieces())
                 if attempt.standing == "failed":
+                    attempt.disown()
                     record.outcome = "upstream_error"
             else:
                 await attempt.complete()
                 self.recorder.settle(record, attempt, served=True)
                 await exchange.send_plain(attempt.status, attempt.body)
         except BackendError as error:
+            attempt.disown()
             raise from_backend_error(error, tier.name) from error
         finally:
             await attempt.close()

@@ -20,7 +20,8 @@ from proxy.meter import open_meter
 from proxy.metrics import Metrics
 from proxy.scoring import Scorers
 from proxy.settings import Settings
-from proxy.wire import Receive, Scope, Send
+from proxy.wire import Receive, Scope, Send, send_whole
+from proxy.wire_error import ApiError
 from routing.errors import UpshiftError
 
 _log = logging.getLogger("upshift")
@@ -77,14 +78,34 @@ class Running:
 class LiveApp:
     """ASGI: passes each request to the application in force."""
 
-    def __init__(self, settings: Settings, scorers: Scorers | None = None) -> None:
-        """`scorers` stand in for the configured bundle, where they are given. Raises `UpshiftError`."""
+    def __init__(self, settings: Settings, scorers: Scorers | None = None, at_once: bool = False) -> None:
+        """`scorers` stand in for the configured bundle, where they are given. Raises `UpshiftError`.
+
+        `at_once`: the bundle is loaded while the server runs. Health is told meanwhile, other requests wait;
+        when it cannot be loaded, `failure` says why and `on_failure` is called.
+        """
+        self._settings = settings
+        self._loaded = asyncio.Event()
+        self._loading: asyncio.Task[None] | None = None
+        self._running: Running | None = None
+        self.failure: UpshiftError | None = None
+        self.on_failure: Callable[[], None] | None = None
         self._meter = open_meter(settings.auth)
-        self.running = Running(settings, scorers or load_scorers(settings), meter=self._meter)
+        if not at_once:
+            self._running = Running(settings, scorers or load_scorers(settings), meter=self._meter)
         self._retired: set[asyncio.Task[None]] = set()
         self._reloading = asyncio.Lock()
         self.on_reload: OnReload | None = None  # how the server at hand reloads
-        self.running.app.on_reload = self._reload_now
+
+    @property
+    def running(self) -> Running:
+        """What is in force; there is always something once `loaded` has returned."""
+        assert self._running is not None
+        return self._running
+
+    async def loaded(self) -> None:
+        """Wait for the first application to be warm, or to have failed."""
+        await self._loaded.wait()
 
     @property
     def app(self) -> UpshiftApp:
@@ -95,7 +116,16 @@ class LiveApp:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
             return
-        running = self.running
+        running = self._running
+        if running is None:
+            if await self._tell_health(scope, send):
+                return
+            await self._loaded.wait()
+            running = self._running
+            if running is None:
+                refusal = ApiError(503, "The server could not start.", code="shutting_down", retry=True)
+                await send_whole(send, refusal.status, refusal.headers(), refusal.body())
+                return
         running.enter()
         try:
             await running.app(scope, receive, send)
@@ -104,18 +134,43 @@ class LiveApp:
 
     def drain(self) -> None:
         """No longer ready: what is running is finished, nothing new is wanted."""
-        self.running.app.ready = False
+        if self._running is not None:
+            self._running.app.ready = False
+
+    async def _tell_health(self, scope: Scope, send: Send) -> bool:
+        """Answer for an application that is not there yet. False: no question of health."""
+        status = {"/healthz": 200, "/readyz": 503}.get(scope["path"])
+        if status is None:
+            return False
+        await send_whole(send, status, [(b"content-type", b"application/json")], b'{"status":"starting"}')
+        return True
+
+    async def _load(self) -> None:
+        """The first application, beside a server that runs already."""
+        try:
+            scorers = await asyncio.to_thread(load_scorers, self._settings)
+            new = Running(self._settings, scorers, meter=self._meter)
+            await new.start()
+            new.app.on_reload = self._reload_now
+            self._running = new
+        except UpshiftError as error:
+            self.failure = error
+            if self.on_failure is not None:
+                self.on_failure()
+        finally:
+            self._loaded.set()
 
     async def reload(self, read: Callable[[], Settings]) -> bool:
         """Put what `read` gives in front. False, and all as before, when it cannot be used."""
         async with self._reloading:
+            await self._loaded.wait()
             old = self.running
             try:
                 new = await self._prepare(read)
             except UpshiftError as error:
                 _log.error("reload refused, the configuration in force stays: %s", error)
                 return False
-            self.running = new
+            self._running = new
             new.app.on_reload = self._reload_now
             _log.info("reloaded: policy %s", new.app.gateway.scorers.policy.version)
             task = asyncio.get_running_loop().create_task(self._retire(old))
@@ -150,12 +205,19 @@ class LiveApp:
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
-        await self.running.start()
+        if self._running is None:
+            self._loading = asyncio.get_running_loop().create_task(self._load())
+        else:
+            self._running.app.on_reload = self._reload_now
+            await self._running.start()
+            self._loaded.set()
         await send({"type": "lifespan.startup.complete"})
         await receive()
+        await self._loaded.wait()
         if self._retired:
             await asyncio.wait(self._retired, timeout=1.0)
-        await self.running.stop()
+        if self._running is not None:
+            await self._running.stop()
         await self._meter.close()
         await send({"type": "lifespan.shutdown.complete"})
 

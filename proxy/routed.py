@@ -15,6 +15,7 @@ from proxy.attempt import TierAttempt
 from proxy.exchange import Exchange
 from proxy.judge import RequestJudge
 from proxy.keepalive import with_signs_of_life
+from proxy.load_shift import LoadShift
 from proxy.models import Routed
 from proxy.record import Record
 from proxy.recorder import Recorder
@@ -46,7 +47,9 @@ class RoutedCalls:
         scorers: Scorers,
         tiers: TierCalls,
         recorder: Recorder,
+        load: LoadShift,
     ) -> None:
+        self._load = load
         self._settings = settings
         self._ladder = ladder
         self._scorers = scorers
@@ -71,20 +74,25 @@ class RoutedCalls:
         async def begin(tier: int, judged: bool) -> TierAttempt:
             return await self._tiers.begin(exchange, tier, judged=judged)
 
+        base = target.rule
+        rule = self._load.rule(base) if target.plain else base
         choose = scorers.policy.choose if target.plain else None
         mode = target.stream_mode or self._settings.stream_mode
         race = self._race if call.stream and mode == "race" else None
-        early = self._early(target.rule, judge) if call.stream and mode == "early" else None
+        early = self._early(rule, judge) if call.stream and mode == "early" else None
         cascade = Cascade(
-            len(self._ladder), target.rule, begin, judge, self._failure, choose, allowed, barred, race, early
+            len(self._ladder), rule, begin, judge, self._failure, choose, allowed, barred, race, early
         )
-        work = cascade.run(Signals(draw=random.random()), scorers.policy.version)
+        signals = Signals(draw=random.random())
+        work = cascade.run(signals, scorers.policy.version)
         silence_s = self._settings.stream_keepalive_s
         if call.stream and silence_s:
             outcome = await with_signs_of_life(work, silence_s, exchange.show_life)
         else:
             outcome = await work
         route = record.route = outcome.route
+        if rule is not base and route.decision == "weak" and self._load.spared(base, signals):
+            route.reason = "load"
         record.scorer_error, record.hard_check, record.race = (
             outcome.scorer_error, outcome.hard_check, outcome.race,
         )  # fmt: skip
@@ -135,6 +143,7 @@ class RoutedCalls:
                 body = plain_body(attempt, lambda usage: self._field(record, attempt, route, model))
                 await exchange.send_plain(attempt.status, body)
         except BackendError as error:
+            attempt.disown()
             raise from_backend_error(error, tier.name) from error
         finally:
             await attempt.close()

@@ -39,6 +39,7 @@ from routing.errors import SettingsError
 _log = logging.getLogger("upshift")
 LISTEN_FD = "UPSHIFT_LISTEN_FD"  # a listening socket passed on by a predecessor or the supervisor
 READY_FD = "UPSHIFT_READY_FD"  # where a successor or worker says that it serves
+COLD_START = "UPSHIFT_COLD_START"  # set for a worker while nobody else serves
 SUPERVISOR_PID = "UPSHIFT_SUPERVISOR_PID"
 _SYSTEMD_FIRST_FD = 3
 _BACKLOG = 4096
@@ -78,6 +79,7 @@ class Server(uvicorn.Server):
         self._settings = settings
         self._reread = reread or (lambda: settings)
         live.on_reload = self._reload_all
+        live.on_failure = self._stop
         self.handed_over = False
         self._listening: list[socket.socket] = []
         self._chores: set[asyncio.Task[object]] = set()
@@ -85,7 +87,12 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._listening = list(sockets or ())
         await super().startup(sockets=sockets)
-        _tell_ready()
+        self._begin(self._tell_when_ready())
+
+    async def _tell_when_ready(self) -> None:
+        await self.live.loaded()
+        if self.live.failure is None:
+            _tell_ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept no more; let requests end; after the grace cancel them, and cut what is still there."""
@@ -275,13 +282,15 @@ def serve(settings: Settings, reread: Reread | None = None) -> int:
 
         return asyncio.run(Supervisor(settings, sockets, reread).run())
     with _usage_folder(settings) as keep:
-        live = LiveApp(settings)
+        live = LiveApp(settings, at_once=READY_FD not in os.environ)  # a successor has somebody who serves
         scheme = "http" if settings.server.tls_cert is None else "https"
         _log.info("listening on %s://%s:%d", scheme, f"[{host}]" if ":" in host else host, port)
         server = Server(live, settings, reread)
         server.run(sockets)
         if server.handed_over:
             keep()
+    if live.failure is not None:
+        raise live.failure
     return 0
 
 

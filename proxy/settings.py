@@ -105,6 +105,10 @@ class RoutingSettings(Section):
     stream_keepalive_s: Seconds = Field(
         15.0, description="comments begin after this long without headers; 0: never"
     )
+    load_shift_from_requests: int = Field(
+        0, ge=0,
+        description="with so many running on the last tier, thresholds rise within the certificate; 0: never",
+    )  # fmt: skip
     scorer_timeout_s: Seconds = Field(
         5.0, description="a score later than this counts as failed; 0: no limit"
     )
@@ -131,6 +135,7 @@ class ServerSettings(Section):
     admin_port: int = Field(0, ge=0, le=65535, description="/metrics and /admin, there alone; 0: none")
     admin_host: str = Field("127.0.0.1", description="address of the admin port")
     max_body_bytes: int = Field(32 << 20, ge=1024, description="larger bodies are a 413")
+    max_header_bytes: int = Field(64 << 10, ge=4096, description="larger headers are a 431")
     max_messages: int = Field(10_000, ge=1, description="more messages are a 400")
     request_timeout_s: Seconds = Field(600.0, description="deadline of a whole request; 0: none")
     connect_timeout_s: Seconds = Field(5.0, description="to open a connection to a backend; 0: no limit")
@@ -159,6 +164,9 @@ class ServerSettings(Section):
     shed_retry_after_s: int = Field(1, ge=0, description="the `Retry-After` of a shed request")
     client_read_timeout_s: Seconds = Field(
         60.0, description="longest silence of a client inside its request; 0: no limit"
+    )
+    client_body_timeout_s: Seconds = Field(
+        300.0, description="a request that has not come whole by then is cut off; 0: no limit"
     )
     client_write_timeout_s: Seconds = Field(
         60.0, description="a client that takes nothing of its answer for this long is cut off; 0: never"
@@ -189,6 +197,10 @@ class BackendSettings(Section):
         5.0, description="first wait before a probe; it doubles with every failure"
     )
     breaker_max_open_s: Seconds = Field(60.0, description="longest wait before a probe")
+    outlier_share: Share = Field(
+        0.1,
+        description="a replica failing so often, and 3 times as often as the others, is ejected; 0: off",
+    )
     tls_ca: Path | None = Field(None, description="PEM file of the backends' own CA; empty: the system's")
     verify_tls: bool = Field(True, description="false: any certificate of a backend is good enough")
     health_check_interval_s: Seconds = Field(0.0, description="active health checks; 0: off")

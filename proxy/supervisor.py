@@ -23,7 +23,7 @@ from pathlib import Path
 
 from prometheus_client.multiprocess import mark_process_dead
 
-from proxy.server import LISTEN_FD, READY_FD, SUPERVISOR_PID, hear_ready
+from proxy.server import COLD_START, LISTEN_FD, READY_FD, SUPERVISOR_PID, hear_ready
 from proxy.settings import Settings
 from proxy.usage import USAGE_DIR
 from proxy.worker import LIFE_FD, SETTINGS_FILE
@@ -74,6 +74,7 @@ class Supervisor:
         self._rolling = asyncio.Lock()
         self._life_read, self._life_write = os.pipe()
         self._deaths = 0
+        self._serving = False
 
     async def run(self) -> int:
         """Until SIGTERM or SIGINT; the exit status. Raises `SettingsError` when no worker starts."""
@@ -90,6 +91,7 @@ class Supervisor:
             host, port = self._sockets[0].getsockname()[:2]
             scheme = "http" if self._settings.server.tls_cert is None else "https"
             _log.info("listening on %s://%s:%d with %d workers", scheme, host, port, len(self._workers))
+            self._serving = True
             await self._stopping.wait()
             return 0
         finally:
@@ -115,6 +117,8 @@ class Supervisor:
             "PROMETHEUS_MULTIPROC_DIR": str(self._folder),
             USAGE_DIR: str(self._folder / "usage"),
         }
+        if not self._serving:
+            environment[COLD_START] = "1"
         try:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "proxy.worker",

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from proxy.live import LiveApp
 from proxy.log_lines import configure_logging
-from proxy.server import Server, open_sockets, settings_of_file
+from proxy.server import COLD_START, Server, open_sockets, settings_of_file
 from routing.errors import UpshiftError
 
 SETTINGS_FILE = "UPSHIFT_SETTINGS_FILE"
@@ -30,11 +30,15 @@ def main() -> int:
     try:
         settings = settings_of_file(file)
         configure_logging(settings.telemetry)
-        server = Server(LiveApp(settings), settings, lambda: settings_of_file(file))
+        live = LiveApp(settings, at_once=COLD_START in os.environ)
+        server = Server(live, settings, lambda: settings_of_file(file))
     except UpshiftError as error:
         logging.getLogger("upshift").error("a worker cannot start: %s", error)
         return 1
     server.run(open_sockets(settings))
+    if live.failure is not None:
+        logging.getLogger("upshift").error("a worker cannot start: %s", live.failure)
+        return 1
     return 0
 
 

@@ -223,6 +223,7 @@ class Policy:
     lacks is left out. `joint` holds one `JointRule` for every step up the ladder, or one for all steps;
     `early`, by strategy, the bounds for judging prefixes of the first tier's streams. `scorers` is the
     fingerprint of what the scores come from: policies of one fingerprint can be compared on logged scores.
+    `certified` are the thresholds of the default strategy that hold together under its certificate.
     Raises `PolicyError`.
     """
 
@@ -237,6 +238,7 @@ class Policy:
         explore_share: float = DEFAULT_EXPLORE_SHARE,
         early: Mapping[str, EarlyRule] | None = None,
         scorers: str = "",
+        certified: Sequence[float] = (),
     ) -> None:
         if tiers < 1:
             raise PolicyError(f"a policy needs at least one tier; it got tiers={tiers}")
@@ -253,6 +255,7 @@ class Policy:
         self.explore_share = explore_share
         self.joint = tuple(joint)
         self.early = dict(early or {})
+        self.certified = tuple(certified)
         self.thresholds = {
             name: _checked_threshold(thresholds[name], HIGHEST_PRICE if name == "cascade" else 1.0)
             for name in STRATEGIES

@@ -4,6 +4,9 @@
 
 Every time a probe fails the wait doubles, up to a bound, with a tenth of jitter so that several workers do
 not probe together. Half-open admits one call at a time: a flapping backend sees a bounded number of them.
+
+What HTTP calls a success may be no answer (a broken JSON, an empty body): whoever finds that out retracts the
+success. A circuit that was just closed is on probation for that reason: one failure opens it again.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from routing.protocols import Clock
 State = Literal["closed", "open", "half_open"]
 _RECENT = 20  # calls the failure share is taken over
 _JITTER = 0.1
+_PROBATION = 2  # successes after the one that closed it: that call's own end, and one more
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,8 @@ class CircuitBreaker:
         self._open_s = limits.open_s
         self._until = 0.0
         self._probing = False
+        self._probation = 0
+        self._row_before = 0  # failures in a row before the last success
         self.state: State = "closed"
 
     def admits(self) -> bool:
@@ -62,22 +68,38 @@ class CircuitBreaker:
 
     def succeed(self) -> None:
         """A call ended well: the circuit is closed."""
-        self._in_a_row = 0
+        self._row_before, self._in_a_row = self._in_a_row, 0
         self._recent.append(False)
         if self.state != "closed":
             self._probing = False
-            self._open_s = self._limits.open_s
+            self._probation = _PROBATION
             self._recent.clear()
             self._set("closed")
+        elif self._probation:
+            self._probation -= 1
+            if not self._probation:
+                self._open_s = self._limits.open_s
 
     def fail(self) -> None:
         """A call failed by the backend's fault."""
         self._in_a_row += 1
         self._recent.append(True)
-        if self.state == "half_open":
+        if self.state == "half_open" or (self.state == "closed" and self._probation):
             self._open_s = min(self._open_s * 2, self._limits.max_open_s)
             self._open()
         elif self.state == "closed" and self._too_many():
+            self._open()
+
+    def retract(self) -> None:
+        """The last call that ended well was no answer after all."""
+        self._in_a_row = self._row_before
+        if self._recent and not self._recent[-1]:
+            self._recent.pop()
+        self.fail()
+
+    def trip(self) -> None:
+        """Open it from outside: the replica is worse than the others."""
+        if self.state == "closed":
             self._open()
 
     def release(self) -> None:
@@ -93,6 +115,7 @@ class CircuitBreaker:
 
     def _open(self) -> None:
         self._probing = False
+        self._probation = 0
         self._until = self._clock() + self._open_s * (1.0 + _JITTER * random.random())
         self._set("open")
 

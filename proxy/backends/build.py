@@ -61,6 +61,7 @@ def _build_tier(settings: Settings, tier: TierSettings) -> TierBackend:
         BreakerLimits(
             wanted.breaker_failures, wanted.breaker_share, wanted.breaker_open_s, wanted.breaker_max_open_s
         ),
+        wanted.outlier_share,
     )
     limits = RetryLimits(wanted.attempts, wanted.retry_backoff_s, wanted.retry_max_wait_s, wanted.retry_share)
     return TierBackend(replicas, limits)

@@ -3,11 +3,15 @@
 Two random choices and then the one with fewer requests outstanding (Mitzenmacher 2001, "The power of two
 choices") spread load nearly as well as asking all of them, and unlike "the least busy of all" do not send
 every worker to the same replica. A request is outstanding until its answer is read or given up.
+
+A replica whose calls fail much more often than those of the others is ejected (its circuit opens), although
+it does not fail often enough to be called broken; never more than half of a tier at a time.
 """
 
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -16,6 +20,9 @@ from proxy.backends.http import End, HttpReply
 from routing.errors import BackendError, BackendStale, BackendTimeout, BackendUnavailable
 from routing.protocols import BackendRequest
 
+_WINDOW = 100  # calls that outliers are found by
+_ENOUGH = 20
+_OUTLIER_TIMES = 3.0
 _FAIR_S = 0.5  # a call that was given less than this before its deadline says nothing about its replica
 
 
@@ -36,6 +43,8 @@ class Replica:
         self.backend = backend
         self.breaker = CircuitBreaker(limits, on_change)
         self.outstanding = 0
+        self.recent: deque[bool] = deque(maxlen=_WINDOW)  # True: failed
+        self.on_failure: Callable[[Replica], None] | None = None
         self.healthy = True  # by the active check, where there is one
 
     @property
@@ -52,7 +61,7 @@ class Replica:
         except BackendError as error:
             self.outstanding -= 1
             if _tells(error, request):
-                self.breaker.fail()
+                self._fail()
             else:
                 self.breaker.release()
             raise
@@ -66,25 +75,54 @@ class Replica:
         reply.on_end = lambda end: self._leave(end, failed, reply.status)
         return reply
 
+    @property
+    def failure_share(self) -> float | None:
+        """Of its last calls; None where they are too few to say."""
+        return sum(self.recent) / len(self.recent) if len(self.recent) >= _ENOUGH else None
+
     def _leave(self, end: End, failed: bool, status: int) -> None:
+        if end == "disowned":
+            self.breaker.retract()
+            self._note_failure()
+            return
         self.outstanding -= 1
         if failed or end == "broken":
-            self.breaker.fail()
+            self._fail()
         elif end == "done" and status < 429:
+            self.recent.append(False)
             self.breaker.succeed()
         else:
             self.breaker.release()
+
+    def _fail(self) -> None:
+        self.breaker.fail()
+        self._note_failure()
+
+    def _note_failure(self) -> None:
+        self.recent.append(True)
+        if self.on_failure is not None:
+            self.on_failure(self)
 
 
 class ReplicaSet:
     """The replicas of one tier. `on_change` hears of every change of health."""
 
-    def __init__(self, backends: Sequence[WatchableBackend], limits: BreakerLimits | None = None) -> None:
+    def __init__(
+        self,
+        backends: Sequence[WatchableBackend],
+        limits: BreakerLimits | None = None,
+        outlier_share: float = 0.1,
+    ) -> None:
+        """`outlier_share`: least share of failures that ejects an outlier; 0: nobody is ejected."""
         if not backends:
             raise ValueError("a tier needs at least one replica, got none")
         self.on_change: Callable[[], None] | None = None
         limits = limits or BreakerLimits()
         self.replicas = [Replica(backend, limits, self.changed) for backend in backends]
+        self._outlier_share = outlier_share
+        if outlier_share and len(self.replicas) > 1:
+            for replica in self.replicas:
+                replica.on_failure = self._eject_outlier
 
     def changed(self) -> None:
         """A replica's health has changed."""
@@ -100,6 +138,23 @@ class ReplicaSet:
     def up(self) -> bool:
         """Whether any replica takes requests."""
         return any(replica.healthy and replica.breaker.state != "open" for replica in self.replicas)
+
+    @property
+    def outstanding(self) -> int:
+        """Requests that its backends are working on."""
+        return sum(replica.outstanding for replica in self.replicas)
+
+    def _eject_outlier(self, replica: Replica) -> None:
+        """After a failure: leave the replica alone for a while if it stands out from the others."""
+        mine = replica.failure_share
+        shares = (each.failure_share for each in self.replicas if each is not replica)
+        others = [share for share in shares if share is not None]
+        if mine is None or not others or replica.breaker.state != "closed":
+            return
+        stands_out = mine >= max(self._outlier_share, _OUTLIER_TIMES * sum(others) / len(others))
+        if stands_out and 2 * (self.open_circuits + 1) <= len(self.replicas):
+            replica.recent.clear()
+            replica.breaker.trip()
 
     def choose(self, avoid: Replica | None = None) -> Replica:
         """The replica for the next request; `avoid` only where there is no other.

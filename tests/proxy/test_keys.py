@@ -150,7 +150,7 @@ def test_a_minute_slides():
     later = start + 10 + int(refused.value.retry_after or 0)
     check_limits(key, Used(requests_before=60), later)
     with pytest.raises(ApiError):
-        check_limits(key, Used(requests_before=60), later - 2)
+        check_limits(key, Used(requests=60), later - 2)
     assert dict(limit_headers(key, Used(), start))[b"x-ratelimit-remaining-requests"] == b"59"
 
 
