@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ _TYPES = {
     429: "rate_limit_error",
 }
 _MAX_MESSAGE_CHARS = 2_000
+_CODE = re.compile(r"[a-z_]{1,40}")
 
 
 class ApiError(UpshiftError):
@@ -111,7 +113,7 @@ def from_backend_reply(status: int, body: bytes, headers: Mapping[str, str], tie
     code = _text(payload.get("code"))
     if status in (401, 403):
         message = f"The backend of tier '{tier}' refused the proxy's credentials ({status})."
-        return ApiError(status, message, code=code, kind=_text(payload.get("type")))
+        return ApiError(status, message, code=code if code and _CODE.fullmatch(code) else None)
     message = _text(payload.get("message")) or f"The backend of tier '{tier}' answered with status {status}."
     return ApiError(
         status if 400 <= status <= 599 else 502,

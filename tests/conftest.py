@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.long_results import pytest_runtest_makereport, pytest_sessionfinish
+
+__all__ = ["pytest_runtest_makereport", "pytest_sessionfinish"]
+
 # No test may reach a model hub; a library that tries fails at once instead of waiting for a time-out.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -24,6 +24,7 @@ from proxy.usage import LocalMeter
 from proxy.wire_error import ApiError
 from routing.errors import SettingsError
 from tests.api_server import ApiServer, api_server
+from tests.proxy.live_proxy import FixedScorers, live_proxy, make_settings
 
 CHAT = "/v1/chat/completions"
 BODY = {"model": "weak", "messages": [{"role": "user", "content": "hello"}]}
@@ -359,3 +360,16 @@ def test_secrets_of_keys_are_not_in_memory_as_text(keyed: ApiServer):
     ring = keyed.app.door._keys
     kept = json.dumps([repr(vars(ring))])
     assert not any(secret in kept for secret in SECRETS.values())
+
+
+async def test_a_reload_forgets_no_use(monkeypatch: pytest.MonkeyPatch):
+    tiers = [{"name": name, "url": "http://127.0.0.1:1/v1", "model": name} for name in ("weak", "strong")]
+    key = {"id": "few", "sha256": hash_key("sk-few"), "requests_per_minute": 3}
+    settings = make_settings(tiers, auth={"keys": [key]})
+    async with live_proxy(settings, FixedScorers(1.0)) as proxy:
+        proxy.session.headers["authorization"] = "Bearer sk-few"
+        assert [(await proxy.ask("weak")).status for _ in range(2)] == [503, 503]
+        assert await proxy.live.reload(lambda: settings)
+        assert [(await proxy.ask("weak")).status for _ in range(2)] == [503, 429]
+        assert not await proxy.live.reload(lambda: settings.model_copy(update={"bundle": Path("/no/such")}))
+        assert (await proxy.ask("weak")).status == 429
