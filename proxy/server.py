@@ -71,7 +71,6 @@ class Server(uvicorn.Server):
                 proxy_headers=False,  # `proxy.door` looks at them itself
                 backlog=_BACKLOG,
                 ws="none",
-                proxy_headers=False,
                 **_tls(server),
             )
         )

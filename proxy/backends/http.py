@@ -24,7 +24,9 @@ from routing.protocols import BackendRequest
 
 _HEADS_KEPT = 64
 _NEVER = float("inf")
-End = Literal["done", "broken", "abandoned"]
+_SECRET_CHARS = 8  # a shorter key could be any word of an answer
+_REDACTED = b"[redacted]"
+End = Literal["done", "broken", "abandoned", "disowned"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +41,13 @@ class HttpTimeouts:
 class HttpReply:
     """A reply whose body is read once. `headers` have lower-case names.
 
-    `on_end` is called once: `done` (read to its end), `broken`, or `abandoned` (closed before its end).
+    `on_end` is called once: `done` (read to its end), `broken`, or `abandoned` (closed before its end); after
+    `done` it may hear `disowned`: what came was no answer.
     """
 
     __slots__ = (
-        "_between_s", "_connection", "_end_at", "_max_bytes", "_pool", "_stage", "_total",
+        "_between_s", "_connection", "_end_at", "_max_bytes", "_on_disowned", "_pool", "_secret", "_stage",
+        "_total",
         "headers", "on_end", "status",
     )  # fmt: skip
 
@@ -55,16 +59,19 @@ class HttpReply:
         end_at: float = _NEVER,
         stage: str = "total",
         max_bytes: int = 0,
+        secret: bytes = b"",
     ) -> None:
-        """`end_at` is on the event loop's clock; `max_bytes` 0 means no bound."""
+        """`end_at` is on the event loop's clock; `max_bytes` 0 means no bound; `secret` is taken out."""
         self._connection: HttpConnection | None = connection
         self._pool = pool
         self._between_s = between_s or _NEVER
         self._end_at = end_at
         self._stage = stage
         self._max_bytes = max_bytes
+        self._secret = secret
         self._total = 0
         self.on_end: Callable[[End], None] | None = None
+        self._on_disowned: Callable[[End], None] | None = None
         self.status = connection.status
         self.headers: Mapping[str, str] = connection.headers
 
@@ -76,7 +83,7 @@ class HttpReply:
         pieces = [first]
         while piece := await self.piece():
             pieces.append(piece)
-        return b"".join(pieces)
+        return self._without_secret(b"".join(pieces))
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it arrives. Raises `BackendBroken`, `BackendTimeout`."""
@@ -93,12 +100,10 @@ class HttpReply:
             if self._end_at != _NEVER and clock() >= self._end_at:
                 raise self._fail(BackendTimeout("the time for an answer is up", self._stage))
             if piece := connection.take():
-                self._total += len(piece)
-                if self._max_bytes and self._total > self._max_bytes:
-                    raise self._fail(BackendBroken(f"the answer is larger than {self._max_bytes} bytes"))
+                self._count(piece)
                 if connection.complete:
                     self._finish(connection)
-                return piece
+                return self._without_secret(piece)
             if connection.complete:
                 self._finish(connection)
                 return b""
@@ -123,6 +128,23 @@ class HttpReply:
             connection.abort()
             self._tell("abandoned")
 
+    def _count(self, piece: bytes) -> None:
+        self._total += len(piece)
+        if self._max_bytes and self._total > self._max_bytes:
+            raise self._fail(BackendBroken(f"the answer is larger than {self._max_bytes} bytes"))
+
+    def _without_secret(self, data: bytes) -> bytes:
+        """A backend may quote its key in an error."""
+        return data.replace(self._secret, _REDACTED) if self._secret and self._secret in data else data
+
+    def disown(self) -> None:
+        """What came is no answer, whatever HTTP says of it: the backend has failed."""
+        if self.on_end is not None:
+            self._tell("broken")
+        elif self._on_disowned is not None:
+            told, self._on_disowned = self._on_disowned, None
+            told("disowned")
+
     def _finish(self, connection: HttpConnection) -> None:
         self._connection = None
         self._pool.give_back(connection)
@@ -137,6 +159,8 @@ class HttpReply:
 
     def _tell(self, end: End) -> None:
         told, self.on_end = self.on_end, None
+        if end == "done":
+            self._on_disowned = told
         if told is not None:
             told(end)
 
@@ -149,14 +173,15 @@ class HttpBackend:
         url: str,
         api_key: str = "",
         timeouts: HttpTimeouts | None = None,
-        verify_tls: bool = True,
+        tls: ssl.SSLContext | bool = True,
         max_answer_bytes: int = 0,
     ) -> None:
-        """`max_answer_bytes` bounds one answer's body; 0: no bound."""
+        """`tls`: whom to trust (False: anyone); `max_answer_bytes` bounds one answer's body; 0: no bound."""
         self._url = parts = urlsplit(url.rstrip("/"))
         self._timeouts = timeouts or HttpTimeouts()
         self._max_bytes = max_answer_bytes
-        self._verify_tls = verify_tls
+        self._tls = tls
+        self._secret = api_key.encode() if len(api_key) >= _SECRET_CHARS else b""
         self._headers = {
             "host": parts.netloc.rpartition("@")[2],
             "content-type": "application/json",
@@ -196,8 +221,9 @@ class HttpBackend:
             connection.abort()
             raise
         return HttpReply(
-            connection, pool, limits.between_bytes_s, end_at, request.timeout_stage, self._max_bytes
-        )
+            connection, pool, limits.between_bytes_s, end_at, request.timeout_stage, self._max_bytes,
+            self._secret,
+        )  # fmt: skip
 
     async def close(self) -> None:
         if self._pool is not None:
@@ -218,7 +244,7 @@ class HttpBackend:
     def _open_pool(self) -> ConnectionPool:
         tls = None
         if self._url.scheme == "https":
-            tls = ssl.create_default_context() if self._verify_tls else ssl._create_unverified_context()
+            tls = self._tls if isinstance(self._tls, ssl.SSLContext) else _context(self._tls)
         port = self._url.port or (80 if tls is None else 443)
         self._pool = ConnectionPool(self._url.hostname or "", port, tls)
         return self._pool
@@ -243,6 +269,10 @@ class HttpBackend:
         if not target.isascii() or not target.isprintable() or " " in target:
             raise BackendBroken(f"the path {target[:200]!r} is not that of a URL")
         return f"{method} {target} HTTP/1.1\r\n".encode()
+
+
+def _context(verify: bool) -> ssl.SSLContext:
+    return ssl.create_default_context() if verify else ssl._create_unverified_context()
 
 
 def _lines(headers: Mapping[str, str]) -> bytes:
