@@ -42,7 +42,7 @@ async def quotes_with_403(exchange: Exchange) -> None:
 
 
 async def quotes_with_500(exchange: Exchange) -> None:
-    said = f"worker crashed with Authorization: Bearer {BACKEND_KEY} at {URL_WORD}"
+    said = f"worker crashed with Authorization: Bearer {BACKEND_KEY}"
     await exchange.whole(500, json.dumps({"error": {"message": said}}).encode(), f"x-debug: {BACKEND_KEY}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncIterator
 
 import pytest
@@ -17,6 +18,7 @@ from tests import chaos_faults as faults
 from tests.chaos_upstream import ChaosUpstream, Exchange, Fault, healthy
 from tests.proxy.live_proxy import FixedScorers, LiveProxy, live_proxy, make_settings
 
+WEAK, STRONG = "weak words of an answer", "strong words of another"
 PLAIN: list[Fault] = [
     faults.malformed_json, faults.truncated, faults.wrong_type, faults.error_200, faults.empty_200,
     faults.no_choices, faults.wrong_shape, faults.non_utf8,
@@ -31,7 +33,7 @@ STREAMED: list[Fault] = [
 async def pair(
     score: float = 1.0, **sections
 ) -> AsyncIterator[tuple[ChaosUpstream, ChaosUpstream, LiveProxy]]:
-    async with ChaosUpstream("weak-model", "weak") as weak, ChaosUpstream("strong-model", "strong") as strong:
+    async with ChaosUpstream("weak-model", WEAK) as weak, ChaosUpstream("strong-model", STRONG) as strong:
         tiers = [
             {"name": one.model.split("-")[0], "url": one.url, "model": one.model} for one in (weak, strong)
         ]
@@ -88,8 +90,10 @@ def test_a_retracted_success_is_a_failure() -> None:
 
 
 def sometimes(every: int) -> Fault:
+    calls = itertools.count(1)
+
     async def fault(exchange: Exchange) -> None:
-        bad = exchange.upstream.requests % every == 0
+        bad = next(calls) % every == 0
         await (faults.status(500) if bad else healthy)(exchange)
 
     return fault
@@ -127,35 +131,35 @@ async def test_a_deep_strong_queue_shifts_to_weak_within_the_certificate() -> No
     async with pair(score=0.4, routing={"load_shift_from_requests": 4}) as (_, strong, proxy):
         policy = proxy.live.app.gateway.scorers.policy
         seen = await proxy.ask()
-        assert (seen.text, seen.headers["x-upshift-reason"]) == ("strong", "inadequate")
+        assert (seen.text, seen.headers["x-upshift-reason"]) == (STRONG, "inadequate")
         strong.fault = faults.hang
         busy = [asyncio.ensure_future(proxy.ask("strong")) for _ in range(4)]
         while strong.busy < 4:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         strong.fault = healthy
         seen = await proxy.ask()
-        assert seen.text == "strong", "no certificate, no shift"
+        assert seen.text == STRONG, "no certificate, no shift"
         policy.certified = (0.2, 0.5, 0.55, 0.65, 0.7)
         seen = await proxy.ask()
-        assert seen.text == "strong", "just deep enough: the first point, 0.55, which still rejects"
+        assert seen.text == STRONG, "just deep enough: the first point, 0.55, which still rejects"
         strong.fault = faults.hang
         busy += [asyncio.ensure_future(proxy.ask("strong")) for _ in range(4)]
         while strong.busy < 8:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         strong.fault = healthy
         seen = await proxy.ask()
-        assert (seen.text, seen.headers["x-upshift-reason"]) == ("weak", "load")
+        assert (seen.text, seen.headers["x-upshift-reason"]) == (WEAK, "load")
         assert seen.headers["x-upshift-decision"] == "weak"
         assert seen.data["upshift"]["threshold"] == 0.7
         assert proxy.count("upshift_decisions_total", decision="weak", reason="load") == 1
         seen = await proxy.ask("upshift-evaluator-0.5")
-        assert seen.text == "strong", "a client's own threshold is not moved"
+        assert seen.text == STRONG, "a client's own threshold is not moved"
         scorers = proxy.live.app.gateway.scorers
         assert isinstance(scorers, FixedScorers)
         scorers.score = 0.9
         assert (await proxy.ask()).headers["x-upshift-reason"] == "adequate", "weak anyway: not for load"
         scorers.score = 0.1
-        assert (await proxy.ask()).text == "strong", "beyond the certificate nothing is shifted"
+        assert (await proxy.ask()).text == STRONG, "beyond the certificate nothing is shifted"
         for task in busy:
             task.cancel()
         await asyncio.gather(*busy, return_exceptions=True)

@@ -275,43 +275,37 @@ def fuzz_requests(inputs: int) -> None:
     assert statuses[400] > inputs / 20, "some are not"
 
 
+JUNK = (
+    b"",
+    b"\n\n",
+    b"data:",
+    b'data: {"error": {}}\n\n',
+    b": x\n\n",
+    b"\r\n\r\n",
+    b"event: x\n",
+    b"data: 1\n\n",
+)
+
+
 @st.composite
 def streams(draw: Callable[[Any], Any]) -> tuple[list[bytes], str, str, bool, float]:
     """Pieces of a stream that was good once, and who asks for it how."""
-    data = bytearray(
-        b"".join(events(draw(st.text(max_size=20)))) + draw(st.sampled_from([b"", b"data: [DONE]\n\n"]))
-    )
-    for position, byte in draw(st.lists(st.tuples(st.integers(0, 600), st.integers(0, 255)), max_size=3)):
-        data[position % len(data)] = byte
-    start, junk = (
-        draw(st.integers(0, 600)),
-        draw(
-            st.binary(max_size=12)
-            | st.sampled_from(
-                [
-                    b"",
-                    b"\n\n",
-                    b"data:",
-                    b'data: {"error": {}}\n\n',
-                    b": x\n\n",
-                    b"\r\n\r\n",
-                    b"event: x\n",
-                    b"data: 1\n\n",
-                ]
-            )
-        ),
-    )
-    data[start % len(data) : start % len(data) + draw(st.integers(0, 40))] = junk
+    text, doubled = draw(st.text(max_size=20)), draw(st.sampled_from([b"", b"data: [DONE]\n\n"]))
+    data = bytearray(b"".join(events(text)) + doubled)
+    damage = draw(st.integers(0, 3))
+    if damage == 1:
+        data[draw(st.integers(0, len(data) - 1))] = draw(st.integers(0, 255))
+    elif damage == 2:
+        start = draw(st.integers(0, len(data) - 1))
+        junk = draw(st.binary(max_size=12) | st.sampled_from(JUNK))
+        data[start : start + draw(st.integers(0, 40))] = junk
+    elif damage == 3:
+        del data[draw(st.integers(1, len(data) - 1)) :]
     size = draw(st.integers(1, 200))
     pieces = [bytes(data[at : at + size]) for at in range(0, len(data), size)]
-    kind = draw(st.sampled_from(["text/event-stream"] * 4 + ["application/json", ""]))
-    return (
-        pieces,
-        kind,
-        draw(st.sampled_from(["upshift", "weak"])),
-        draw(st.booleans()),
-        draw(st.sampled_from([0.1, 0.9])),
-    )
+    kind = draw(st.sampled_from(["text/event-stream"] * 9 + ["application/json"]))
+    model, score = draw(st.sampled_from(["upshift", "weak"])), draw(st.sampled_from([0.1, 0.9]))
+    return pieces, kind, model, draw(st.integers(0, 9)) > 0, score
 
 
 def fuzz_streams(inputs: int) -> None:
