@@ -100,7 +100,7 @@ def _interval(
 
 def _read_hand(path: Path) -> dict[tuple[str, str, str | None], float]:
     hand: dict[tuple[str, str, str | None], float] = {}
-    for number, row in read_rows(path, ("model", "quality")):
+    for number, row in read_rows(path, ("model", "quality"), csv_too=True):
         where = f"{path}, row {number}"
         prompt, model, value = row.get("prompt"), row.get("model"), row.get("quality")
         prompt_id = hash_prompt(prompt) if isinstance(prompt, str) else row.get("prompt_id")

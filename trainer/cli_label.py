@@ -15,6 +15,7 @@ from trainer.endpoint import parse_endpoint, parse_price
 from trainer.label import LabelOptions, label
 from trainer.manifest import read_manifest
 from trainer.progress import TerminalProgress
+from trainer.split_table import split_table
 
 _EXAMPLES = """\
 examples:
@@ -36,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with TerminalProgress() as progress:
             path = label(_options(arguments), progress)
+            files = split_table(path) if arguments.by_split else {}
     except UpshiftError as exc:
         sys.stderr.write(f"upshift label: {exc}\n")
         return 1
@@ -43,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write("upshift label: interrupted; the same command goes on where it stopped\n")
         return 130
     sys.stdout.write(f"examples written to {path}\n")
+    for name, file in files.items():
+        sys.stdout.write(f"  {name}: {file}\n")
     _tell(read_manifest(path) or {})
     return 0
 
@@ -118,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-tokens", type=int, default=1024, help="of a verdict (default 1024; more if it thinks first)")
     add("--verdict-attempts", type=int, default=3, help="for replies without a verdict (default 3)")
     add("--keep-samples", action="store_true", help="a row for each sample, in place of their mean")
+    add("--by-split", action="store_true", help="beside the table, a file for each split of its rows")
     add("--relabel", action="store_true", help="replace the labels that are there")
     add("--agreement", type=Path, metavar="FILE", help="labels by hand to compare with")
     add_request_options(parser)

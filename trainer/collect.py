@@ -143,7 +143,7 @@ def read_prompts(path: Path) -> list[Row]:
     """Prompts with `prompt_id` and `messages`, each once. Raises `ExamplesError` naming file and row."""
     prompts: list[Row] = []
     seen: dict[str, int] = {}
-    for number, row in read_rows(path):
+    for number, row in read_rows(path, csv_too=True):
         where = f"{path}, row {number}"
         messages = decode_messages(row, where)
         prompt = render_prompt(messages) if messages else row.get("prompt")

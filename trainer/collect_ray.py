@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -35,8 +36,10 @@ def collect_on_ray(
     except ModuleNotFoundError as exc:
         raise SettingsError("--engine ray needs Ray: pip install 'upshift[ray]'") from exc
     started = not ray.is_initialized()
-    if started:
-        ray.init(address=options.ray_address or None, log_to_driver=False, include_dashboard=False)
+    if started and (address := options.ray_address or os.environ.get("RAY_ADDRESS", "")):
+        ray.init(address=address, log_to_driver=False)
+    elif started:  # a cluster of this machine alone, so nothing of it listens beyond
+        ray.init(_node_ip_address="127.0.0.1", log_to_driver=False, include_dashboard=False)
     try:
         return _stream(ray.data, options, missing, take)
     finally:

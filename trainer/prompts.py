@@ -115,7 +115,7 @@ def _read_source(options: PromptOptions, spec: str) -> Iterator[tuple[str, Row]]
         for where, row in read_log(spec):
             yield where, {"source": "log", **row}
     else:
-        for number, row in read_rows(Path(spec)):
+        for number, row in read_rows(Path(spec), csv_too=True):
             found = {name: row.get(name) for name in ("messages", "reference", "group", "source")}
             yield f"{spec}, row {number}", {**found, "prompt": row.get(options.column)}
 
@@ -201,7 +201,7 @@ def _drop_contaminated(
     named = [
         _check(f"{path}, row {number}", {"prompt": row.get(options.column), "messages": row.get("messages")})
         for path in options.held_out
-        for number, row in read_rows(path)
+        for number, row in read_rows(path, csv_too=True)
     ]
     test = [row for row in rows if row["split"] == TEST]
     removed: dict[str, str] = {}

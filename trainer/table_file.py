@@ -48,8 +48,11 @@ COLUMNS = tuple(_TYPES)
 WRITABLE = (".jsonl", ".parquet")
 
 
-def read_rows(path: Path, required: Sequence[str] = ()) -> Iterator[tuple[int, Row]]:
-    """Rows with their numbers, from 1 (in jsonl: the line). Raises `ExamplesError` naming file and row."""
+def read_rows(path: Path, required: Sequence[str] = (), csv_too: bool = False) -> Iterator[tuple[int, Row]]:
+    """Rows with their numbers, from 1 (in jsonl: the line). `csv_too`: where every column may be text.
+
+    Raises `ExamplesError` naming file and row.
+    """
     if not path.is_file():
         raise ExamplesError(f"{path} does not exist")
     if path.suffix == ".parquet":
@@ -59,10 +62,11 @@ def read_rows(path: Path, required: Sequence[str] = ()) -> Iterator[tuple[int, R
             if isinstance(row, ExamplesError):
                 raise row
             yield number, row
-    elif path.suffix == ".csv":
+    elif path.suffix == ".csv" and csv_too:
         yield from _read_csv(path, required)
     else:
-        raise ExamplesError(f"{path}: expected .parquet or .jsonl, not {path.suffix!r}")
+        kinds = ".parquet, .jsonl or .csv" if csv_too else ".parquet or .jsonl"
+        raise ExamplesError(f"{path}: expected {kinds}, not {path.suffix!r}")
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, Row | ExamplesError]]:

@@ -254,3 +254,16 @@ def test_misuse_is_refused(tmp_path: Path, judge: Answering, capsys: pytest.Capt
         main([str(tmp_path / "answers.jsonl"), "--verify", "json", "--out", str(tmp_path / "o.jsonl")]) == 1
     )
     assert "row 1: model is None, a string was expected" in capsys.readouterr().err
+
+
+def test_a_file_for_each_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"prompt": f"p{n}", "split": "train" if n % 3 else "test", "reference": "4"} for n in range(6)]
+    table = answers_file(tmp_path, rows)
+    arguments = [str(table), "--verify", "exact", "--out", str(tmp_path / "e.jsonl"), "--by-split"]
+    assert main(arguments) == 0
+    assert len(rows_of(tmp_path / "e.train.jsonl")) == 4
+    assert [row["prompt"] for row in rows_of(tmp_path / "e.test.jsonl")] == ["p0", "p3"]
+    assert read_examples([tmp_path / "e.test.jsonl"]).judges == ["verify exact"]
+    answers_file(tmp_path, [{"reference": "4"}])
+    assert main(arguments) == 1
+    assert "row 1: split is None, a name was expected" in capsys.readouterr().err
