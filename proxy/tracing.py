@@ -5,9 +5,9 @@
         event `gen_ai.evaluation.result`      the evaluator's verdict on that attempt
 
 A request in flight carries only ids (W3C trace context). Spans are built from its record after its last byte
-and exported in batches by a thread, so a trace costs a request about a microsecond and the process about
-0.1 ms afterwards. No prompt, answer, key or header is ever an attribute. Names: OpenTelemetry semantic
-conventions 1.37, "Generative AI" and "HTTP".
+and exported in batches by a thread: 3 us while it runs, 17 us after its end, and the thread's encoding. No
+prompt, answer, key or header is ever an attribute. Names: OpenTelemetry semantic conventions 1.37,
+"Generative AI" and "HTTP".
 """
 
 from __future__ import annotations

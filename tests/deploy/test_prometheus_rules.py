@@ -102,5 +102,5 @@ def test_provisioning_names_what_the_dashboard_uses(deploy: Path) -> None:
     providers = yaml.safe_load((deploy / "grafana/provisioning/dashboards/upshift.yml").read_text())
     assert [source["type"] for source in sources["datasources"]] == ["prometheus"]
     compose = (deploy.parent / "docker-compose.yml").read_text()
-    assert providers["providers"][0]["options"]["path"] in compose
+    assert f":{providers['providers'][0]['options']['path']}:ro" in compose
     assert "UPSHIFT_PROMETHEUS_URL" in compose

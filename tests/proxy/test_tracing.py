@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -18,6 +20,7 @@ from tests.proxy.otlp_collector import Collector, values
 from tests.upstream import Upstream
 
 PROMPT = "a prompt that no span may hold"
+ROOT = Path(__file__).resolve().parents[2]
 CALLER = "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"
 
 
@@ -145,6 +148,8 @@ def test_off_by_default_and_then_nothing_is_loaded(own_api: ApiServer) -> None:
     ask(own_api, traceparent=CALLER)
     assert own_api.weak.last.headers["traceparent"] == CALLER  # passed on as it came
     assert own_api.app.gateway.recorder._tracing is None
+    code = "import sys, proxy.server; sys.exit('opentelemetry' in sys.modules or 'requests' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, cwd=ROOT).returncode == 0
 
 
 def test_a_missing_sdk_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
