@@ -21,11 +21,12 @@ _OTHERS = {"up", "ALERTS"}
 
 
 def promtool(*arguments: str, cwd: Path) -> None:
-    done = subprocess.run(["promtool", *arguments], cwd=cwd, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["promtool", *arguments], cwd=cwd, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.prometheus
+@pytest.mark.timeout(500)
 @needs_promtool
 def test_rules_and_their_unit_tests_pass(deploy: Path) -> None:
     promtool("check", "rules", "rules.yml", cwd=deploy / "prometheus")
