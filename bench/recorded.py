@@ -6,7 +6,8 @@ It stands in for models nobody can run here: routing, training and resuming can 
 whose true quality is known, over real HTTP. Several models may share a port, the body's `model` chooses.
 Answers come at once or at a stated rate, streams one word a chunk. A prompt or model that the table lacks is
 a 404 that says so; sampling parameters are ignored, since an answer was recorded once. Counters for every
-model stand at `/__recorded/stats` (DELETE sets them to zero). One process answers 2,000 requests a second.
+model stand at `/__recorded/stats` (DELETE sets them to zero), with the share of an answer that was written
+when its client left, by prompt id. One process answers 2,000 requests a second.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class Counters:
     repeated: int = 0
     unknown_prompts: int = 0
     cancelled: int = 0
+    cancelled_tokens: int = 0  # written for answers that nobody read to their end
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
@@ -62,6 +64,7 @@ class RecordedServer:
     def reset(self) -> None:
         self.counters = {model: Counters() for model in self.answers.models}
         self._answered: dict[str, set[str]] = {model: set() for model in self.answers.models}
+        self.broken_off: dict[str, dict[str, float]] = {model: {} for model in self.answers.models}
         self.unknown_models = 0
 
     def app(self) -> Starlette:
@@ -100,7 +103,7 @@ class RecordedServer:
 
     async def show_stats(self, request: Request) -> Response:
         models = {model: asdict(counters) for model, counters in self.counters.items()}
-        return _json({"models": models, "unknown_models": self.unknown_models})
+        return _json({"models": models, "unknown_models": self.unknown_models, "broken_off": self.broken_off})
 
     async def clear_stats(self, request: Request) -> Response:
         self.reset()
@@ -130,12 +133,13 @@ class RecordedServer:
         """Events at the stated rate; a client that leaves is counted as cancelled."""
         shape = ChatShape(asked, answer)
         pace = answer.completion_tokens / max(1, len(answer.pieces))  # tokens a piece
-        done = False
+        done, written = False, 0.0
         try:
             yield shape.opening()
             if self.tokens_per_s:
                 for event in shape.pieces():
                     await self._write(pace)
+                    written += pace
                     yield event
             else:
                 yield b"".join(shape.pieces())
@@ -144,7 +148,10 @@ class RecordedServer:
             yield shape.ending()
         finally:
             if not done:
-                self.counters[asked.model].cancelled += 1
+                counters = self.counters[asked.model]
+                counters.cancelled += 1
+                counters.cancelled_tokens += round(written)
+                self.broken_off[asked.model][key] = written / max(1, answer.completion_tokens)
 
     async def _write(self, tokens: float) -> None:
         """Wait as long as a model of this speed writes `tokens`."""

@@ -21,6 +21,7 @@ from routing.certificate import Promise, require_disjoint
 from routing.errors import ExamplesError
 from scorers.text import TEXT_TEMPLATE
 from trainer.calibrate import fit_policy
+from trainer.calibrate_early import add_early_bounds
 from trainer.calibrate_promise import (
     Calibrated,
     expected_saving,
@@ -128,6 +129,7 @@ def calibrate_bundle(
     share, cost = expected_saving(outcome.fitted, scored, price_ratio)
     written = None
     if outcome.certificate.granted or target.quality is None:
+        add_early_bounds(outcome.fitted, calibration, bundle, pairs, progress)
         written = _write(bundle, outcome, calibration, certification)
     return BundleCalibration(outcome, share, cost, fitted.costs_known, written)
 

@@ -32,6 +32,7 @@ from scorers.errors import ScoringError
 from scorers.text import TEXT_TEMPLATE
 from trainer.artifact import hold
 from trainer.calibrate import fit_policy
+from trainer.calibrate_early import PrefixScores, prefixes_of, set_early_bounds
 from trainer.conditions import PLAIN, Conditions
 from trainer.devices import agree, is_first
 from trainer.examples import PairTable
@@ -45,6 +46,7 @@ from trainer.work_folder import Part, WorkFolder
 __all__ = ["CALIBRATION_SCORES", "FitOptions", "fit_bundle", "fit_ladder"]
 
 CALIBRATION_SCORES = "calibration_scores.safetensors"
+_PREFIX_SCORES = "prefix_scores.safetensors"  # read again for the bounds of early verdicts, not kept
 _LOG = logging.getLogger(__name__)
 
 
@@ -131,20 +133,26 @@ def _score(data: FitInput, parts: Mapping[str, Part], work: WorkFolder, conditio
         return
     with tempfile.TemporaryDirectory(dir=work.path) as folder:
         draft = write_bundle(Path(folder) / "draft", _manifest(data, parts, {}), _files(data, parts))
-        scored = score_pairs(draft, _subset(data.pairs, data.rows("calibration")), conditions.progress)
+        pairs = _subset(data.pairs, data.rows("calibration"))
+        scored = score_pairs(draft, pairs, conditions.progress)
         path = Path(folder) / CALIBRATION_SCORES
         scored.save(path)
-        work.store("calibration", Part({CALIBRATION_SCORES: path.read_bytes()}))
+        files: dict[str, bytes | Path] = {CALIBRATION_SCORES: path.read_bytes()}
+        if (prefixes := prefixes_of(draft, scored, pairs, conditions.progress)) is not None:
+            files[_PREFIX_SCORES] = prefixes.to_bytes()
+        work.store("calibration", Part(files))
 
 
 def _write(
     data: FitInput, parts: Mapping[str, Part], work: WorkFolder, inputs: Mapping[str, Any], out: Path
 ) -> None:
     """Calibrate and write the bundle in one step."""
-    scored, options = work.path / "calibration" / CALIBRATION_SCORES, data.options
-    fitted = fit_policy(
-        ScoredPairs.load(scored), quality=options.quality, price_ratio=options.price_ratio, seed=options.seed
-    )
+    folder, options = work.path / "calibration", data.options
+    scored, prefixes = folder / CALIBRATION_SCORES, folder / _PREFIX_SCORES
+    table = ScoredPairs.load(scored)
+    fitted = fit_policy(table, quality=options.quality, price_ratio=options.price_ratio, seed=options.seed)
+    if prefixes.exists():
+        set_early_bounds(fitted, table, PrefixScores.from_bytes(prefixes.read_bytes()))
     files = _files(data, parts) | {
         CALIBRATION_SCORES: scored.read_bytes(),
         "policy.json": _json(fitted.policy_dict()),
