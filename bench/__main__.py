@@ -6,7 +6,11 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-BENCHMARKS = {"routing": "bench.routing", "coverage": "bench.coverage"}  # name: module with `main(argv)`
+BENCHMARKS = {  # name: module with `main(argv)`
+    "routing": "bench.routing",
+    "streams": "bench.streams",
+    "coverage": "bench.coverage",
+}
 
 
 def main(argv: Sequence[str]) -> int:

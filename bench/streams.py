@@ -1,11 +1,12 @@
 """What a client waits for and what is written in vain, by stream mode, on recorded answers of real models.
 
-    UPSHIFT_EXAMPLES=FOLDER python -m bench.streams --bundle DIR
+    UPSHIFT_EXAMPLES=FOLDER python -m bench.streams [--bundle DIR]
 
 Two servers write each answer at a stated rate (`bench/recorded.py`), the real proxy stands in front, and
 every prompt that the bundle has never seen, with a weak answer of at least `--least-tokens`, is streamed once
 in each mode: `hold`, `early`, `race` (every judged request may race) and always-strong. Times are the
-client's, qualities are looked up. 190 prompts take about two minutes a mode at 100 tokens a second.
+client's, qualities are looked up. Without a bundle one is fitted first, on 60 % of the prompts and calibrated on 20 %.
+190 prompts take about two minutes a mode at 100 tokens a second.
 """
 
 from __future__ import annotations
@@ -26,12 +27,14 @@ import yaml
 
 from bench.processes import ServerProcess
 from bench.recorded_answers import record
-from bench.routing_pairs import PAIRS, find_table
+from bench.routing_pairs import HELD_OUT_SEED, PAIRS, Pair, find_table, split_table, write_fit_table
 from bench.streams_print import Row, print_rows
 from routing.bundle import open_bundle
 from routing.errors import UpshiftError
 from scorers.text import TEXT_TEMPLATE
-from trainer.examples import PairTable, pair_examples, read_examples
+from trainer.examples import ExampleTable, PairTable, pair_examples, read_examples
+from trainer.fit import FitOptions, fit_bundle
+from trainer.split import position_of
 
 MODES = ("hold", "early", "race", "strong")
 
@@ -59,7 +62,8 @@ class Running:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="bench.streams", description="Stream modes over recorded answers.")
     add = parser.add_argument
-    add("--bundle", type=Path, required=True, help="fitted on other prompts of the same table")
+    add("--bundle", type=Path, help="fitted on other prompts of the same table; default: fit one first")
+    add("--max-minutes", type=float, default=8.0, help="bound on training, where one is fitted")
     add("--pair", choices=list(PAIRS), default="gsm8k")
     add("--examples", type=Path, metavar="FILE", help="the pair's table; default: in $UPSHIFT_EXAMPLES")
     add("--tokens-per-s", type=float, default=100.0, help="how fast both models write")
@@ -83,7 +87,29 @@ async def run(options: argparse.Namespace) -> list[Row]:
     """Every mode over every prompt. Raises `UpshiftError`, `RuntimeError`."""
     pair = PAIRS[options.pair]
     table_path = find_table(pair, options.examples)
-    bundle = open_bundle(options.bundle, TEXT_TEMPLATE)
+    with tempfile.TemporaryDirectory(prefix="upshift-streams-") as folder:
+        work = Path(folder)
+        bundle = options.bundle or fit(pair, table_path, options.max_minutes, work)
+        held_out = unseen(pair, table_path, bundle, options)
+        with serve(options, bundle, table_path, held_out, work) as running:
+            return [await run_mode(running, held_out, mode, options.concurrency) for mode in MODES]
+
+
+def fit(pair: Pair, table: Path, max_minutes: float, work: Path) -> Path:
+    """A bundle on three fifths of the prompts, calibrated on a fifth; the last fifth stays unseen."""
+    split = split_table(pair, table, 0.4)
+    rows = [*split.held_out.weak, *split.held_out.strong]
+    apart = [row for row in rows if position_of(row.prompt_id, HELD_OUT_SEED + 2) < 0.5]
+    write_fit_table(split.fit, pair, work / "fit.parquet")
+    write_fit_table(ExampleTable(apart), pair, work / "calibrate.parquet")
+    options = FitOptions(max_minutes=max_minutes)
+    tables = [work / "fit.parquet"], [work / "calibrate.parquet"]
+    return fit_bundle(tables[0], pair.weak, pair.strong, work / "bundle", options, tables[1])
+
+
+def unseen(pair: Pair, table_path: Path, folder: Path, options: argparse.Namespace) -> PairTable:
+    """The prompts that the bundle has not seen and whose weak answer is long enough. Raises `RuntimeError`."""
+    bundle = open_bundle(folder, TEXT_TEMPLATE)
     known = {prompt_id for ids in bundle.prompt_ids().values() for prompt_id in ids}
     table = pair_examples(read_examples([table_path]), pair.weak, pair.strong)
     kept = [
@@ -94,16 +120,13 @@ async def run(options: argparse.Namespace) -> list[Row]:
     if not kept:
         raise RuntimeError(f"{table_path} holds no prompt that the bundle has not seen")
     weak, strong = ([side[i] for i in kept] for side in (table.weak, table.strong))
-    held_out = PairTable(pair.weak, pair.strong, weak, strong, table.quality[kept])
-    with (
-        tempfile.TemporaryDirectory(prefix="upshift-streams-") as folder,
-        serve(options, table_path, held_out, Path(folder)) as running,
-    ):
-        return [await run_mode(running, held_out, mode, options.concurrency) for mode in MODES]
+    return PairTable(pair.weak, pair.strong, weak, strong, table.quality[kept])
 
 
 @contextlib.contextmanager
-def serve(options: argparse.Namespace, table: Path, pair: PairTable, work: Path) -> Iterator[Running]:
+def serve(
+    options: argparse.Namespace, bundle: Path, table: Path, pair: PairTable, work: Path
+) -> Iterator[Running]:
     """Both backends and the proxy."""
     with contextlib.ExitStack() as stack:
         servers = []
@@ -125,7 +148,7 @@ def serve(options: argparse.Namespace, table: Path, pair: PairTable, work: Path)
         routing = {"scorer_timeout_s": 0, "race_budget_share": 1.0, "explore_share": 0.0}
         config = work / "upshift.yaml"
         config.write_text(yaml.safe_dump({"tiers": tiers, "routing": routing}))
-        arguments = ["serve", "--config", str(config), "--bundle", str(options.bundle.resolve())]
+        arguments = ["serve", "--config", str(config), "--bundle", str(bundle.resolve())]
         proxy = stack.enter_context(ServerProcess("proxy.cli", arguments, work / "proxy.log"))
         proxy.wait_ready("/readyz")
         yield Running(proxy.base_url, servers[0].origin, servers[1].origin)

@@ -38,7 +38,7 @@ class Row:
     `first_p50_s`, `first_mean_s`: to the first content; `end_mean_s`: to the last. `wasted_tokens` were
     written by either model and shown to nobody, a prompt; `strong_share` and `quality` are of what was
     served. `before_end` is the share of the accepted weak answers whose first byte came before their last was
-    written, `before_half` the share of the rejected ones given up before half their tokens. Both null without any.
+    written, `before_half` the share of the rejected ones given up before half their tokens; null without any.
     """
 
     mode: str

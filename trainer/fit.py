@@ -137,7 +137,7 @@ def _score(data: FitInput, parts: Mapping[str, Part], work: WorkFolder, conditio
         scored = score_pairs(draft, pairs, conditions.progress)
         path = Path(folder) / CALIBRATION_SCORES
         scored.save(path)
-        files: dict[str, bytes | Path] = {CALIBRATION_SCORES: path.read_bytes()}
+        files = {CALIBRATION_SCORES: path.read_bytes()}
         if (prefixes := prefixes_of(draft, scored, pairs, conditions.progress)) is not None:
             files[_PREFIX_SCORES] = prefixes.to_bytes()
         work.store("calibration", Part(files))
