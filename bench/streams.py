@@ -5,8 +5,8 @@
 Two servers write each answer at a stated rate (`bench/recorded.py`), the real proxy stands in front, and
 every prompt that the bundle has never seen, with a weak answer of at least `--least-tokens`, is streamed once
 in each mode: `hold`, `early`, `race` (every judged request may race) and always-strong. Times are the
-client's, qualities are looked up. Without a bundle one is fitted first, on 60 % of the prompts and calibrated on 20 %.
-190 prompts take about two minutes a mode at 100 tokens a second.
+client's, qualities are looked up. Without a bundle one is fitted on 60 % of the prompts first, and calibrated
+on 20 %. 190 prompts take about two minutes a mode at 100 tokens a second.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def fit(pair: Pair, table: Path, max_minutes: float, work: Path) -> Path:
 
 
 def unseen(pair: Pair, table_path: Path, folder: Path, options: argparse.Namespace) -> PairTable:
-    """The prompts that the bundle has not seen and whose weak answer is long enough. Raises `RuntimeError`."""
+    """Prompts that the bundle has not seen and whose weak answer is long enough. Raises `RuntimeError`."""
     bundle = open_bundle(folder, TEXT_TEMPLATE)
     known = {prompt_id for ids in bundle.prompt_ids().values() for prompt_id in ids}
     table = pair_examples(read_examples([table_path]), pair.weak, pair.strong)
