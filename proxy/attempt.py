@@ -19,6 +19,7 @@ from proxy.call import Call
 from proxy.completion import StreamReader, Usage, check_choices, read_answers, read_json, read_usage
 from proxy.record import TierUse
 from proxy.sse import EventSplitter, EventTooLarge, event_data
+from proxy.token_counts import TokenCount
 from proxy.wire_error import error_code
 from routing.attempt import Standing
 from routing.errors import BackendBroken, BackendError
@@ -53,6 +54,7 @@ class TierAttempt:
         self.events: list[bytes] = []  # read, not yet sent
         self.reader = StreamReader(call.api)
         self.done = False  # the stream's [DONE] or the end of the connection was reached
+        self.count: TokenCount | None = None  # of its tier, for usage that the backend never told
         self.use: TierUse | None = None  # its place in the request's account
         self.ended_well = False  # a stream that was not read but passed on came to its proper end
         self._reply = reply
@@ -136,7 +138,8 @@ class TierAttempt:
             return read_usage(self.data) if self.data is not None else Usage()
         if self.reader.usage.known:
             return self.reader.usage
-        return Usage(0, self.reader.pieces)
+        asked = self.count.about(self.call.prompt_bytes) if self.count is not None else 0
+        return Usage(asked, self.reader.pieces)
 
     @property
     def model(self) -> str:
@@ -237,6 +240,17 @@ def standing_of(status: int, body: bytes) -> Standing:
     return "failed"
 
 
+def mapped_parameters(call: Call, tier: Tier) -> dict[str, bytes | None]:
+    """The client's fields that the tier refuses or knows by another name; a name it gave itself wins."""
+    changes: dict[str, bytes | None] = {name: None for name in tier.drop_parameters if name in call.fields}
+    for name, known in tier.rename_parameters.items():
+        if name in call.fields:
+            changes[name] = None
+            if known not in call.fields:
+                changes[known] = call.fields[name]
+    return changes
+
+
 async def begin_attempt(
     backend: Backend,
     index: int,
@@ -258,7 +272,7 @@ async def begin_attempt(
         logprobs=judged and not call.wants_logprobs and "logprobs" in tier.capabilities,
         usage=not pinned and call.stream and not call.wants_usage and "stream_usage" in tier.capabilities,
     )
-    changes: dict[str, bytes | None] = {"model": orjson.dumps(tier.model)}
+    changes: dict[str, bytes | None] = {"model": orjson.dumps(tier.model), **mapped_parameters(call, tier)}
     if asked.logprobs:
         changes["logprobs"] = b"true" if call.api == "chat" else b"0"
     if asked.usage:

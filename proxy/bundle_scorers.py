@@ -26,15 +26,16 @@ from routing.errors import BundleError, PolicyError, ScorerError
 from routing.policy import Policy, Signals
 from routing.protocols import Answer
 from scorers.errors import ScoringError
+from scorers.familiar import Familiar
 from scorers.runtime.batcher import Batcher
-from scorers.runtime.scorers import BundleScorers, load_scorers
+from scorers.runtime.scorers import FAMILIAR, BundleScorers, load_scorers
 from scorers.text import TEXT_TEMPLATE
 
 _CACHED_PROMPTS = 10_000
 _BATCH_ROWS = 32
 _WARM_TEXT = "warm up"
 
-PromptPair = tuple[float, float | None]  # calibrated route score and difficulty
+PromptPair = tuple[float, float | None, bool]  # calibrated route score and difficulty; unlike the fitted
 
 
 class BundleOnDuty:
@@ -47,8 +48,10 @@ class BundleOnDuty:
         maps: dict[str, CalibrationMap],
         plan: Plan | None = None,
         valid_until: float = 0.0,
+        familiar: Familiar | None = None,
     ) -> None:
         """`valid_until`: seconds since the epoch, 0 without a certificate."""
+        self.familiar = familiar
         self.policy = policy
         self.plan = plan
         self.valid_until = valid_until
@@ -81,7 +84,7 @@ class BundleOnDuty:
                 self._kept.popitem(last=False)
         else:
             self._kept.move_to_end(key)
-        signals.route_score, signals.difficulty = pair
+        signals.route_score, signals.difficulty, signals.unfamiliar = pair
 
     async def score_answers(self, prompt: str, answers: Sequence[Answer]) -> list[float]:
         try:
@@ -101,9 +104,11 @@ class BundleOnDuty:
     def _run_prompts(self, prompts: Sequence[str]) -> list[PromptPair]:
         scores = self._raw.score_prompts(prompts)
         gains = self._maps["mf"].apply(scores.gain).tolist()
+        far = [False] * len(gains) if scores.far is None else scores.far.tolist()
         if scores.difficulty is None or "difficulty" not in self._maps:
-            return [(gain, None) for gain in gains]
-        return list(zip(gains, self._maps["difficulty"].apply(scores.difficulty).tolist(), strict=True))
+            return [(gain, None, unlike) for gain, unlike in zip(gains, far, strict=True)]
+        difficulties = self._maps["difficulty"].apply(scores.difficulty).tolist()
+        return list(zip(gains, difficulties, far, strict=True))
 
     def _run_answers(self, pairs: Sequence[tuple[str, Answer]]) -> list[float]:
         scores: list[float] = self._maps["adequate"].apply(self._raw.score_answers(pairs)).tolist()
@@ -145,7 +150,19 @@ def load_bundle(path: Path, routing: RoutingSettings, threads: int | None = None
         ) from error
     except ScoringError as error:
         raise BundleError(f"{path}: {error}") from error
-    return BundleOnDuty(raw, policy, maps, plan, _valid_until(bundle))
+    return BundleOnDuty(raw, policy, maps, plan, _valid_until(bundle), _familiar(bundle))
+
+
+def _familiar(bundle: Bundle) -> Familiar | None:
+    """What kind of prompts it was fitted on; None in a bundle that does not say. Raises `BundleError`."""
+    if not bundle.has(FAMILIAR):
+        return None
+    try:
+        return Familiar.from_dict(bundle.read_json(FAMILIAR))
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(
+            f"{bundle.path / FAMILIAR}: field {error} is missing or of the wrong type"
+        ) from error
 
 
 def _valid_until(bundle: Bundle) -> float:

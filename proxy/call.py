@@ -41,6 +41,7 @@ class Call:
     messages: list[dict[str, Any]] = field(default_factory=list)
     prompt: Any = None
     options: Mapping[str, Any] = field(default_factory=dict)  # the body field `upshift`
+    prompt_bytes: int = 0  # of the rendered prompt, where it was rendered
 
     @property
     def path(self) -> str:

@@ -8,7 +8,8 @@ import orjson
 
 from proxy.backends.http import HttpBackend, HttpTimeouts
 from proxy.backends.tls import backend_tls
-from proxy.settings import BackendSettings, Settings, TierSettings, read_secret
+from proxy.settings import BackendSettings, Settings, read_secret
+from proxy.tier_settings import TierSettings
 from routing.errors import BackendError, UpshiftError
 from routing.protocols import BackendRequest
 

@@ -13,11 +13,11 @@ from proxy.call import Call, decode_fields, kind_of, parse_call, string_field
 from proxy.gateway import Gateway
 from proxy.judge import RequestJudge
 from proxy.models import Pinned, Routed
-from proxy.rules import allowed_tiers
 from proxy.wire import ClientGone, Receive, Scope, Send, header, read_body, send_whole
 from proxy.wire_error import ApiError
+from routing.cascade import Start
 from routing.errors import ScorerError
-from routing.policy import Signals
+from routing.policy import Entry, Signals
 
 _LABEL = "route"
 _NULL = b"null"
@@ -64,18 +64,25 @@ async def _route(gateway: Gateway, call: Call, target: Routed) -> dict[str, Any]
     """The first step of the cascade, with scores whether the rule needs them or not."""
     rule = target.rule
     judge = RequestJudge(gateway.scorers, call, gateway.settings.routing.scorer_timeout_s)
-    allowed, barred = allowed_tiers(call, gateway.ladder, judge.prompt)
+    allowed, barred = gateway.rules.allowed_tiers(call, judge.prompt)
+    start = gateway.rules.start(call, judge.prompt, None, target.plain)
     signals = Signals(draw=0.5)
     try:
         await gateway.scorers.read_prompt(judge.prompt, signals)
         entry = rule.enter(signals)
     except ScorerError as error:
         raise ApiError(503, f"The scorers failed: {error}.", code="scorer_failed") from error
+    if start is not None:
+        entry = Entry(start.tier, True)
+    elif signals.unfamiliar and target.plain and gateway.settings.routing.out_of_distribution == "strong":
+        entry, start = Entry(gateway.ladder.last, False), Start(gateway.ladder.last, "out_of_distribution")
     tier_index = entry.tier
     while not allowed[tier_index]:
         tier_index += 1
     last = gateway.ladder.last
-    reason = barred if tier_index != entry.tier else ("hard_prompt" if tier_index == last else "easy_prompt")
+    reason = barred
+    if tier_index == entry.tier:
+        reason = start.reason if start else ("hard_prompt" if tier_index == last else "easy_prompt")
     return {
         "decision": "strong" if tier_index == last else "weak",
         "reason": reason,

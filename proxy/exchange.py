@@ -32,6 +32,7 @@ class Exchange:
     headers: Headers
     deadline: Deadline
     forwarded: Mapping[str, str]
+    session: bytes | None = None  # which session the call belongs to, where sessions are kept
     started: bool = False  # the response's first byte is out: no error status, no switch any more
 
     async def send_plain(self, status: int, body: bytes) -> None:

@@ -25,9 +25,12 @@ from proxy.pinned_relay import PinnedRelay
 from proxy.record import Record
 from proxy.recorder import Recorder
 from proxy.routed import RoutedCalls
+from proxy.rules import Rules
 from proxy.scoring import Scorers
+from proxy.sessions import Sessions
 from proxy.settings import Settings
 from proxy.tier_calls import TierCalls
+from proxy.token_counts import token_counts
 from proxy.wire import ClientGone, ClientWatch, Receive, Scope, Send, header, read_body
 from proxy.wire_error import ApiError, from_backend_error
 from routing.deadline import Deadline
@@ -65,9 +68,15 @@ class Gateway:
             server.max_in_flight_requests, server.max_queued_requests,
             server.queue_timeout_s, server.shed_retry_after_s,
         )  # fmt: skip
-        self._tiers = TierCalls(ladder, backends, recorder, settings.routing.held_time_share)
-        load = LoadShift(scorers.policy, backends[-1], settings.routing.load_shift_from_requests)
-        self._routed = RoutedCalls(settings.routing, ladder, scorers, self._tiers, recorder, load)
+        counts = token_counts(ladder)
+        routing = settings.routing
+        self.rules = Rules(
+            ladder, counts, routing, scorers.familiar,
+            Sessions(routing.sticky_ttl_s, routing.sticky_sessions),
+        )  # fmt: skip
+        self._tiers = TierCalls(ladder, backends, recorder, routing.held_time_share, counts)
+        load = LoadShift(scorers.policy, backends[-1], routing.load_shift_from_requests)
+        self._routed = RoutedCalls(routing, ladder, scorers, self._tiers, recorder, load, self.rules)
 
     async def serve(self, api: Api, scope: Scope, receive: Receive, send: Send, label: str = "") -> Record:
         """One request from its first byte to its row in the log; `label` names the API in metrics."""
@@ -129,6 +138,7 @@ class Gateway:
         exchange = Exchange(
             send, call, record, headers, Deadline(self.settings.server.request_timeout_s),
             {"x-request-id": record.request_id, **traced(scope)},
+            self.rules.sessions.key_of(call, header(scope, b"x-upshift-session")),
         )  # fmt: skip
         record.stream = call.stream
         record.stages["read"] = time.perf_counter() - record.started - record.stages["queue"]

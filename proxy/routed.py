@@ -20,7 +20,7 @@ from proxy.models import Routed
 from proxy.record import Record
 from proxy.recorder import Recorder
 from proxy.relay import StreamRelay, plain_body
-from proxy.rules import allowed_tiers
+from proxy.rules import Rules
 from proxy.scoring import Scorers
 from proxy.settings import RoutingSettings
 from proxy.tier_calls import TierCalls
@@ -48,6 +48,7 @@ class RoutedCalls:
         tiers: TierCalls,
         recorder: Recorder,
         load: LoadShift,
+        rules: Rules,
     ) -> None:
         self._load = load
         self._settings = settings
@@ -55,6 +56,7 @@ class RoutedCalls:
         self._scorers = scorers
         self._tiers = tiers
         self._recorder = recorder
+        self._rules = rules
         self._told_no_bounds = False
         self._failure = FailurePolicy(settings.on_scorer_failure, settings.on_strong_failure)
         self._race = Race(
@@ -65,7 +67,9 @@ class RoutedCalls:
         """Decide and send. Raises `ApiError`."""
         call, record, scorers = exchange.call, exchange.record, self._scorers
         judge = RequestJudge(scorers, call, self._settings.scorer_timeout_s, record.stages)
-        allowed, barred = allowed_tiers(call, self._ladder, judge.prompt)
+        allowed, barred = self._rules.allowed_tiers(call, judge.prompt)
+        call.prompt_bytes = len(judge.prompt.encode("utf-8", "surrogatepass"))
+        start = self._rules.start(call, judge.prompt, exchange.session, target.plain)
         record.strategy = target.rule.strategy
         record.scorers = scorers.policy.scorers
         record.explore_share = scorers.policy.explore_share if target.plain else None
@@ -81,8 +85,9 @@ class RoutedCalls:
         race = self._race if call.stream and mode == "race" else None
         early = self._early(rule, judge) if call.stream and mode == "early" else None
         cascade = Cascade(
-            len(self._ladder), rule, begin, judge, self._failure, choose, allowed, barred, race, early
-        )
+            len(self._ladder), rule, begin, judge, self._failure, choose, allowed, barred, race, early,
+            start, cautious=target.plain and self._settings.out_of_distribution == "strong",
+        )  # fmt: skip
         signals = Signals(draw=random.random())
         work = cascade.run(signals, scorers.policy.version)
         silence_s = self._settings.stream_keepalive_s
@@ -133,6 +138,7 @@ class RoutedCalls:
                 return
             if route.decision == "degraded":
                 record.outcome = "degraded"
+            self._rules.sessions.served(exchange.session, attempt.tier)
             model = _served_model(attempt, tier.model)
             exchange.headers += decision_headers(route, tier.name, model)
             exchange.headers += passed_on(attempt.headers)
@@ -148,6 +154,7 @@ class RoutedCalls:
         finally:
             await attempt.close()
             self._recorder.settle(record, attempt, served=True)
+            self._rules.learn(attempt.tier, exchange.call, attempt.usage)
 
     def _field(self, record: Record, attempt: TierAttempt, route: Route, model: str) -> bytes:
         """The body field `upshift`, once the usage is known."""

@@ -13,6 +13,7 @@ from proxy.metrics import Metrics
 from proxy.plan import Plan
 from routing.policy import Policy, Signals
 from routing.protocols import Answer
+from scorers.familiar import Familiar
 
 
 class Scorers(Protocol):
@@ -20,10 +21,11 @@ class Scorers(Protocol):
 
     policy: Policy
     plan: Plan | None  # the share of strong answers it foresees; None: not known
+    familiar: Familiar | None  # what kind of prompts it was fitted on; None: not known
     valid_until: float  # when its certificate ends, seconds since the epoch; 0: it has none
 
     async def read_prompt(self, prompt: str, signals: Signals) -> None:
-        """Fill `route_score` and `difficulty`. Raises `ScorerError`."""
+        """Fill `route_score`, `difficulty` and `unfamiliar`. Raises `ScorerError`."""
         ...
 
     async def score_answers(self, prompt: str, answers: Sequence[Answer]) -> list[float]:
@@ -45,6 +47,7 @@ class NoScorers:
     """Stands where there is no bundle: routed prompts all go to the strong tier, which is always right."""
 
     plan: Plan | None = None
+    familiar: Familiar | None = None
     valid_until = 0.0
 
     def __init__(self, tiers: int) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from proxy.attempt import TierAttempt, begin_attempt
 from proxy.exchange import Exchange
 from proxy.recorder import Recorder, failure_outcome
+from proxy.token_counts import TokenCount
 from proxy.wire_error import from_backend_reply
 from routing.errors import BackendError
 from routing.protocols import Backend
@@ -18,11 +19,17 @@ class TierCalls:
     before anything of its answer is shown."""
 
     def __init__(
-        self, ladder: Ladder, backends: Sequence[Backend], recorder: Recorder, held_time_share: float
+        self,
+        ladder: Ladder,
+        backends: Sequence[Backend],
+        recorder: Recorder,
+        held_time_share: float,
+        counts: Sequence[TokenCount],
     ) -> None:
         self._ladder = ladder
         self._backends = backends
         self._recorder = recorder
+        self._counts = counts
         self._held_time_share = held_time_share
 
     async def begin(
@@ -43,7 +50,7 @@ class TierCalls:
         except BackendError as error:
             self._recorder.end(use, failure_outcome(error))
             raise
-        attempt.use = use
+        attempt.use, attempt.count = use, self._counts[tier]
         if attempt.standing != "ok" and not pinned:
             self._recorder.end(use, "error")
         return attempt

@@ -31,6 +31,14 @@ class Race:
     budget: RaceBudget
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A first tier that needs no score, and why; below the last its answer is judged as ever."""
+
+    tier: int
+    reason: Reason
+
+
 Begun = tuple[Attempt | None, BackendError | None]
 
 
@@ -49,10 +57,13 @@ class Cascade:
         barred_reason: Reason = "capability",
         race: Race | None = None,
         early: Early | None = None,
+        start: Start | None = None,
+        cautious: bool = False,
     ) -> None:
         """`choose` explores; without it the rule alone decides. `allowed[i]` is False where tier i may not
         answer at all (window, capability). Without `race` tiers are tried one after the other; with `early`
-        the attempts are streams, and the first tier's may be decided on before its end."""
+        the attempts are streams, and the first tier's may be decided on before its end. `start` settles the
+        first tier before any score; `cautious` sends prompts unlike the fitted ones to the last tier."""
         self._last = tiers - 1
         self._rule = rule
         self._begin = begin
@@ -63,6 +74,8 @@ class Cascade:
         self._barred_reason = barred_reason
         self._race = race
         self._prefixes = early
+        self._start_at = start
+        self._cautious = cautious
         self._abandoned: int | None = None  # the tier whose stream was given up before its end
         self._open: list[Attempt] = []
         self._early: dict[int, asyncio.Task[Begun]] = {}  # attempts begun before their turn
@@ -89,14 +102,23 @@ class Cascade:
         if not any(self._allowed[: self._last]):
             route.reason = self._barred_reason
             return Entry(self._last, False)
+        if self._start_at is not None:
+            route.reason = self._start_at.reason
+            return self._step_over(Entry(self._start_at.tier, self._start_at.tier < self._last), route)
         try:
             await self._judge.read_prompt(self._rule, signals)
             entry = self._choose_entry(signals, route)
+            if self._cautious and signals.unfamiliar:
+                entry, route.reason, route.propensity = Entry(self._last, False), "out_of_distribution", 1.0
         except ScorerError as error:
             outcome.scorer_error = str(error)
             route.reason = "scorer_failed"
             entry = Entry(self._last if self._failure.scorer == "strong" else 0, False)
         route.route_score, route.difficulty = signals.route_score, signals.difficulty
+        return self._step_over(entry, route)
+
+    def _step_over(self, entry: Entry, route: Route) -> Entry:
+        """The first tier from the entry upwards that may answer."""
         tier = entry.tier
         while not self._allowed[tier] and tier < self._last:
             tier += 1

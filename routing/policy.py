@@ -39,6 +39,7 @@ class Signals:
     answer_score: float | None = None
     draw: float = 0.0
     tier_scores: Sequence[float] | None = None
+    unfamiliar: bool = False  # the prompt is unlike those that the scorers were fitted on
 
 
 @dataclass(frozen=True, slots=True)

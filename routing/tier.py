@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 CAPABILITIES = frozenset(
@@ -16,6 +16,7 @@ class Tier:
 
     Prices are US dollars per million tokens; `context_window_tokens` 0 means unknown, so never checked;
     `capabilities` is a subset of `CAPABILITIES`; `languages` are ISO 639-1 codes, empty for any.
+    `tokenizer` is a path, '' for none; the last two map requests to what the backend takes.
     """
 
     name: str
@@ -25,6 +26,9 @@ class Tier:
     context_window_tokens: int = 0
     capabilities: frozenset[str] = CAPABILITIES
     languages: frozenset[str] = field(default_factory=frozenset)
+    tokenizer: str = ""
+    drop_parameters: frozenset[str] = field(default_factory=frozenset)
+    rename_parameters: Mapping[str, str] = field(default_factory=dict)
 
     def cost_usd(self, prompt_tokens: int, completion_tokens: int) -> float:
         """Price of one call, US dollars."""

@@ -29,6 +29,7 @@ import torch
 from routing.bundle import SPLITS, write_bundle
 from routing.errors import BundleError
 from scorers.errors import ScoringError
+from scorers.runtime.scorers import FAMILIAR, NEIGHBOURS
 from scorers.text import TEXT_TEMPLATE
 from trainer.artifact import hold
 from trainer.calibrate import fit_policy
@@ -36,6 +37,7 @@ from trainer.calibrate_early import PrefixScores, prefixes_of, set_early_bounds
 from trainer.conditions import PLAIN, Conditions
 from trainer.devices import agree, is_first
 from trainer.examples import PairTable
+from trainer.familiarity import familiarity_files
 from trainer.fit_options import FitInput, FitOptions, read_input
 from trainer.fit_scorers import parts_of
 from trainer.manifest import git_revision
@@ -140,6 +142,7 @@ def _score(data: FitInput, parts: Mapping[str, Part], work: WorkFolder, conditio
         files = {CALIBRATION_SCORES: path.read_bytes()}
         if (prefixes := prefixes_of(draft, scored, pairs, conditions.progress)) is not None:
             files[_PREFIX_SCORES] = prefixes.to_bytes()
+        files |= familiarity_files(draft, _prompts(data, "train"), _prompts(data, "calibration"))
         work.store("calibration", Part(files))
 
 
@@ -158,9 +161,14 @@ def _write(
         "policy.json": _json(fitted.policy_dict()),
         "calibration.json": _json(fitted.calibration_dict()),
     }
+    files |= {name: (folder / name).read_bytes() for name in (FAMILIAR, NEIGHBOURS)}
     for leftover in out.absolute().parent.glob(f".{out.name}.writing-*"):
         shutil.rmtree(leftover, ignore_errors=True)  # of a run that was killed; we hold the lock
     write_bundle(out, _manifest(data, parts, inputs), files)
+
+
+def _prompts(data: FitInput, split: str) -> list[str]:
+    return [data.pairs.weak[row].prompt for row in data.rows(split)]
 
 
 def _files(data: FitInput, parts: Mapping[str, Part]) -> dict[str, bytes | Path]:

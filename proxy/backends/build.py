@@ -11,7 +11,8 @@ from proxy.backends.replicas import ReplicaSet
 from proxy.backends.retry import RetryLimits, TierBackend
 from proxy.backends.tls import backend_tls
 from proxy.metrics import Metrics
-from proxy.settings import Settings, TierSettings, read_secret
+from proxy.settings import Settings, read_secret
+from proxy.tier_settings import TierSettings
 
 
 def build_backends(settings: Settings) -> list[TierBackend]:

@@ -30,16 +30,21 @@ from scorers.runtime.evaluator import EvaluatorHead
 from scorers.runtime.graph import Adapter
 from scorers.runtime.heads import ScorerFile, read_scorer_file
 from scorers.runtime.mf import MatrixFactorisation, sigmoid
+from scorers.runtime.neighbours import Neighbours
 from scorers.runtime.query import QueryVectors, SessionEmbedder, check_parts
 from scorers.runtime.session import EncoderSession
 from scorers.runtime.stack import PREFIX as STACK_PREFIX
 from scorers.runtime.stack import AnswerStack
+
+FAMILIAR = "familiar.json"  # `scorers.familiar`, read by whoever sees a request's text
+NEIGHBOURS = "familiar.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
 class PromptScores:
     """What the prompt alone says, raw. Each of shape (N,).
 
+    `far`: whether the query vector lies near none of the fitted ones, None where the bundle does not know.
     `gain` in [-1, 1]: P(strong adequate) - P(weak adequate) by MF. `weak_adequate`, `strong_adequate` in
     [0, 1]. `difficulty` in [-1, 1]: the classifier's gain, None where the bundle has no classifier.
     """
@@ -48,6 +53,7 @@ class PromptScores:
     weak_adequate: np.ndarray
     strong_adequate: np.ndarray
     difficulty: np.ndarray | None
+    far: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +66,20 @@ class BundleScorers:
     difficulty: tuple[QueryVectors, DifficultyHead] | None
     evaluator: tuple[EncoderSession, EvaluatorHead] | None
     stack: tuple[EncoderSession, AnswerStack] | None = None
+    neighbours: Neighbours | None = None
 
     def score_prompts(self, prompts: Sequence[str]) -> PromptScores:
         """Raises `ScoringFailed` when a number is not finite, `EncoderError` when a remote encoder fails."""
-        chances = self.mf.adequacy(self.query.embed(prompts))  # (N, tiers)
+        vectors = self.query.embed(prompts)
+        chances = self.mf.adequacy(vectors)  # (N, tiers)
         gain = chances[:, -1] - chances[:, 0]
         difficulty = None
         if self.difficulty is not None:
             adapted, head = self.difficulty
             difficulty = head.gain(adapted.embed(prompts))
         _check_finite("prompt", gain if difficulty is None else gain + difficulty)
-        return PromptScores(gain, chances[:, 0], chances[:, -1], difficulty)
+        far = self.neighbours.far(vectors) if self.neighbours is not None else None
+        return PromptScores(gain, chances[:, 0], chances[:, -1], difficulty, far)
 
     def score_answers(self, pairs: Sequence[tuple[str, AnswerLike]]) -> np.ndarray:
         """Raw P(adequate) of each answer, shape (N,). Raises `ScoringFailed` in a bundle without
@@ -116,6 +125,7 @@ def load_scorers(
         difficulty=_load_difficulty(folder, difficulty_entry, sessions) if difficulty_entry else None,
         evaluator=evaluator,
         stack=stack,
+        neighbours=_load_neighbours(folder),
     )
 
 
@@ -191,6 +201,17 @@ def _load_mf(folder: Path, entry: Mapping[str, Any], dimension: int) -> MatrixFa
             f"the encoder and parts in the manifest give {dimension}"
         )
     return mf
+
+
+def _load_neighbours(folder: Path) -> Neighbours | None:
+    path = folder / NEIGHBOURS
+    if not path.exists():
+        return None
+    try:
+        tensors = load_file(str(path))
+        return Neighbours(tensors["vectors"].astype(np.float32), float(tensors["least"][0]))
+    except (SafetensorError, OSError, KeyError, IndexError) as exc:
+        raise ScorerFileError(f"{path} cannot be read: {exc}") from exc
 
 
 def _open_head(

@@ -21,6 +21,7 @@ from proxy.settings import Settings, parse_settings
 from routing.errors import ScorerError
 from routing.policy import Policy, Signals
 from routing.protocols import Answer
+from scorers.familiar import Familiar
 
 
 class FixedScorers:
@@ -32,6 +33,7 @@ class FixedScorers:
             version=f"fixed-{score}", default=strategy, thresholds={strategy: threshold}, explore_share=0.0
         )
         self.fails = False
+        self.familiar: Familiar | None = None
         self.plan: Plan | None = None
         self.valid_until = 0.0
 
