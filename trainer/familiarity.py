@@ -22,12 +22,13 @@ def familiarity_files(bundle: Bundle, fitted: Sequence[str], unseen: Sequence[st
     `fitted` are the prompts of the train split, `unseen` those of the calibration split. Embeds at most 900
     prompts. Raises `ScoringError`.
     """
-    embedder = load_scorers(bundle.path, bundle.scorers).query
     step = max(1, len(fitted) // MOST_VECTORS)
-    near = Neighbours.of(
-        np.asarray(embedder.embed(list(fitted[::step][:MOST_VECTORS]))),
-        np.asarray(embedder.embed(list(unseen[:_UNSEEN]))),
-    )
+    query = load_scorers(bundle.path, bundle.scorers).query
+    vectors = [
+        np.asarray(query.embedder.embed(texts))[:, : query.encoder_dimension]  # of the last layer alone
+        for texts in (list(fitted[::step][:MOST_VECTORS]), list(unseen[:_UNSEEN]))
+    ]
+    near = Neighbours.of(*vectors)
     text = Familiar.of([*fitted, *unseen]).to_dict()
     tensors = {
         "vectors": near.vectors.astype(np.float16),

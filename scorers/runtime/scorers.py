@@ -78,7 +78,11 @@ class BundleScorers:
             adapted, head = self.difficulty
             difficulty = head.gain(adapted.embed(prompts))
         _check_finite("prompt", gain if difficulty is None else gain + difficulty)
-        far = self.neighbours.far(vectors) if self.neighbours is not None else None
+        far = (
+            self.neighbours.far(vectors[:, : self.query.encoder_dimension])
+            if self.neighbours is not None
+            else None
+        )
         return PromptScores(gain, chances[:, 0], chances[:, -1], difficulty, far)
 
     def score_answers(self, pairs: Sequence[tuple[str, AnswerLike]]) -> np.ndarray:

@@ -11,6 +11,8 @@ import pytest
 
 from routing.bundle import Bundle, open_bundle
 from routing.errors import BundleError, ExamplesError
+from scorers.familiar import Familiar
+from scorers.runtime.scorers import FAMILIAR, load_scorers
 from scorers.text import TEXT_TEMPLATE
 from tests.trainer.tables import STRONG, WEAK, example_rows, write_jsonl
 from trainer.cli_fit import main
@@ -53,6 +55,17 @@ def test_manifest_says_what_it_was_made_of(bundle: Bundle, table: Path) -> None:
     rows = 2 * len(bundle.prompt_ids()["train"])  # both models' answers teach
     assert manifest["training"]["evaluator"]["sample"] == {"rows": rows, "rows_of": rows, "epochs": 2}
     assert manifest["seed"] == 0
+
+
+def test_the_bundle_knows_what_it_was_fitted_on(bundle: Bundle, table: Path) -> None:
+    familiar = Familiar.from_dict(bundle.read_json(FAMILIAR))
+    prompts = list(dict.fromkeys(row.prompt for row in read_examples([table]).rows))
+    unlike = [prompt for prompt in prompts if familiar.unlike(prompt)]
+    assert len(unlike) < 0.02 * len(prompts)
+    assert familiar.unlike("Сколько будет два плюс два, если подумать?") == "script"
+    far = load_scorers(bundle.path, bundle.scorers).score_prompts(prompts[:50]).far
+    assert far is not None
+    assert far.mean() < 0.1
 
 
 def test_bundle_is_small(bundle: Bundle) -> None:
