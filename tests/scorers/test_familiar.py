@@ -43,7 +43,7 @@ def test_kinds_are_read_from_the_text_that_scorers_see() -> None:
 
 
 def test_a_kind_counts_as_seen_from_half_a_percent_on() -> None:
-    plain = [f"question {number}" for number in range(995)]
+    plain = [f"question {number} about things" for number in range(995)]
     rare = Familiar.of([*plain, *["System: be brief\n\nUser: hi"] * 2])
     assert rare.unlike("System: be kind\n\nUser: hi") in ("system", "turns")
     common = Familiar.of([*plain, *["System: be brief\n\nUser: hi"] * 20])
