@@ -25,6 +25,7 @@ from trainer.dataset import TextBatch, TokenRows, text_loader
 from trainer.loop import LoopSettings, TrainingLog, mean_over, train
 
 VALIDATION_ROWS = 1000
+FROZEN_SHARES = (0.0, 0.25, 0.5, 0.75)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class DifficultySettings:
     rank: int = 8
     lora_layers: int | None = None
     outputs: int = 2
-    max_tokens: int = 192
+    max_tokens: int = 128
     max_epochs: int = 3
     batch_rows: int = 16
     encoder_lr: float = 5e-4
@@ -51,6 +52,7 @@ class FittedDifficulty:
     model: DifficultyClassifier
     log: TrainingLog
     plan: Plan
+    frozen_tried: dict[str, float]
 
 
 def prompt_rows(prompts: list[str], quality: np.ndarray, tokenizer: TextTokenizer, outputs: int) -> TokenRows:
@@ -68,9 +70,12 @@ def fit_difficulty(
     start: tuple[MatrixFactorisation, tuple[int, int]],
     settings: DifficultySettings,
     conditions: Conditions = PLAIN,
+    blend: bool = True,
 ) -> FittedDifficulty:
     """`fit` and `valid` are prompts and qualities (N, 2); `start` is a factorisation fitted on the prompts of
-    `fit` alone, over the same encoder's query vectors, and the columns of (weak, strong) in it."""
+    `fit` alone, over the same encoder's query vectors, and the columns of (weak, strong) in it. `blend` lets
+    the start's own log-odds stay in, with the share that is best on `valid`.
+    """
     torch.manual_seed(settings.seed)
     tokenizer = TextTokenizer.of(folder, settings.max_tokens)
     encoder = TextEncoder(folder, settings.tuning, settings.rank, lora_layers=settings.lora_layers)
@@ -83,7 +88,7 @@ def fit_difficulty(
     checked = prompt_rows(*valid, tokenizer, settings.outputs)
     checked = checked.take(np.arange(min(len(checked), VALIDATION_ROWS)))
     loader = text_loader(rows.take(plan.rows), tokenizer, settings.batch_rows, settings.seed)
-    checks = text_loader(checked, tokenizer, 32, settings.seed)
+    checks = list(text_loader(checked, tokenizer, 32, settings.seed))  # once: the same order at every call
 
     def loss_of(net: nn.Module, batch: TextBatch) -> torch.Tensor:
         logits = net(batch.ids, batch.mask, batch.type_ids, batch.features)
@@ -93,6 +98,10 @@ def fit_difficulty(
         batches = (batch.to(conditions.device) for batch in checks)
         return mean_over((float(loss_of(model, batch)), len(batch.targets)) for batch in batches)
 
+    def logits_of() -> tuple[torch.Tensor, torch.Tensor]:
+        return _left_out_logits(model.to(conditions.device), [b.to(conditions.device) for b in checks])
+
+    started = logits_of()[0] if blend and settings.outputs == 2 else None
     log = train(
         model,
         loader,
@@ -103,10 +112,36 @@ def fit_difficulty(
             head_lr=settings.head_lr,
             encoder_lr=settings.encoder_lr,
             checks_per_epoch=2 if len(rows) > 2000 else 1,
-            patience=2,
+            patience=2 * plan.epochs + 1,  # to the end: halfway, at the full rate, it is often worse
             seed=settings.seed,
         ),
         stage="fit difficulty",
         conditions=conditions,
     )
-    return FittedDifficulty(model, log, plan)
+    tried: dict[str, float] = {}
+    if started is not None and log.best_step:
+        tuned, targets = logits_of()
+        model.frozen_share, tried = _choose_share(tuned, started, targets)
+    return FittedDifficulty(model, log, plan, tried)
+
+
+def _left_out_logits(
+    model: DifficultyClassifier, batches: list[TextBatch]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-odds and targets, (N, outputs) each, in the batches' order."""
+    model.eval()
+    with torch.no_grad():
+        found = [model(b.ids, b.mask, b.type_ids, b.features) for b in batches]
+    return torch.cat(found).cpu(), torch.cat([b.targets for b in batches]).cpu()
+
+
+def _choose_share(
+    tuned: torch.Tensor, started: torch.Tensor, targets: torch.Tensor
+) -> tuple[float, dict[str, float]]:
+    """The share of the start's log-odds with the least loss on left-out prompts, and what each gave."""
+    tried = {
+        share: float(binary_cross_entropy_with_logits((1 - share) * tuned + share * started, targets))
+        for share in FROZEN_SHARES
+    }
+    best = min(tried, key=lambda share: tried[share])
+    return best, {f"{share:g}": round(loss, 6) for share, loss in tried.items()}

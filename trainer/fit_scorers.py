@@ -28,7 +28,8 @@ from trainer.fit_options import FitInput
 from trainer.fit_stack import add_network, fit_stack
 from trainer.work_folder import Part
 
-# Shares of the minutes; the rest is reading, embedding and scoring.
+# Shares of the minutes; the rest is reading, embedding and scoring. The difficulty classifier has both where
+# there is no evaluator.
 DIFFICULTY_SHARE, EVALUATOR_SHARE = 0.38, 0.45
 
 Parts = Mapping[str, Part]
@@ -80,7 +81,8 @@ def fit_difficulty_part(data: FitInput, parts: Parts, conditions: Conditions) ->
     options = data.options
     name = options.evaluator_encoder if is_remote(options.encoder) else options.encoder
     folder = resolve_encoder(name)
-    minutes = options.max_minutes * DIFFICULTY_SHARE
+    share = DIFFICULTY_SHARE + (0.0 if data.pairs.has_answers and options.evaluator else EVALUATOR_SHARE)
+    minutes = options.max_minutes * share
     settings = replace(options.difficulty_settings, minutes=minutes, seed=options.seed)
 
     def split(name: str) -> tuple[list[str], np.ndarray]:
@@ -93,14 +95,23 @@ def fit_difficulty_part(data: FitInput, parts: Parts, conditions: Conditions) ->
     blocks = query_blocks(query.parts, query.encoder_dimension, N_PROMPT_FEATURES)
     probes = fit_mf(Outcomes(query.embed(prompts), quality), (0, 1), "correctness", blocks=blocks)
     start = (probes.model, (0, 1))
-    fitted = fit_difficulty(folder, (prompts, quality), split("validation"), start, settings, conditions)
+    # The server has the frozen query vectors at hand only where they are the factorisation's too.
+    blend = name == options.encoder
+    fitted = fit_difficulty(
+        folder, (prompts, quality), split("validation"), start, settings, conditions, blend
+    )
     part = _text_model("difficulty", fitted.model, folder, settings.max_tokens)
     part.entry |= {
         "outputs": settings.outputs,
         "query": list(query.parts),
         "features": list(PROMPT_FEATURES),
     }
-    part.log = {**fitted.log.to_dict(), "sample": fitted.plan.to_dict()}
+    part.log = {
+        **fitted.log.to_dict(),
+        "sample": fitted.plan.to_dict(),
+        "frozen_share": fitted.model.frozen_share,
+        "frozen_tried": fitted.frozen_tried,
+    }
     return part
 
 

@@ -70,13 +70,13 @@ class BundleScorers:
 
     def score_prompts(self, prompts: Sequence[str]) -> PromptScores:
         """Raises `ScoringFailed` when a number is not finite, `EncoderError` when a remote encoder fails."""
-        vectors = self.query.embed(prompts)
+        vectors = self.query.embed(prompts)  # (N, D)
         chances = self.mf.adequacy(vectors)  # (N, tiers)
         gain = chances[:, -1] - chances[:, 0]
         difficulty = None
         if self.difficulty is not None:
             adapted, head = self.difficulty
-            difficulty = head.gain(adapted.embed(prompts))
+            difficulty = head.gain(adapted.embed(prompts), vectors)
         _check_finite("prompt", gain if difficulty is None else gain + difficulty)
         far = (
             self.neighbours.far(vectors[:, : self.query.encoder_dimension])
@@ -126,7 +126,9 @@ def load_scorers(
     return BundleScorers(
         query=query,
         mf=_load_mf(folder, mf_entry, query.dimension),
-        difficulty=_load_difficulty(folder, difficulty_entry, sessions) if difficulty_entry else None,
+        difficulty=_load_difficulty(folder, difficulty_entry, sessions, query.dimension)
+        if difficulty_entry
+        else None,
         evaluator=evaluator,
         stack=stack,
         neighbours=_load_neighbours(folder),
@@ -228,12 +230,12 @@ def _open_head(
 
 
 def _load_difficulty(
-    folder: Path, entry: Mapping[str, Any], sessions: _Sessions
+    folder: Path, entry: Mapping[str, Any], sessions: _Sessions, frozen_dimension: int
 ) -> tuple[QueryVectors, DifficultyHead]:
     session, file = _open_head(folder, entry, "difficulty", sessions)
     parts = _parts_of(entry, "difficulty", remote=False)
     query = QueryVectors(SessionEmbedder(session, "middle" in parts), parts)
-    return query, DifficultyHead.read(file, query.dimension)
+    return query, DifficultyHead.read(file, query.dimension, frozen_dimension)
 
 
 def _load_evaluator(

@@ -37,6 +37,8 @@ class DifficultyClassifier(nn.Module):
         width = 2 * encoder.folder.dimension + N_PROMPT_FEATURES
         self.register_buffer("centre", torch.zeros(width))
         self.register_buffer("scale", torch.ones(width))
+        self.frozen_share = 0.0  # of the start's own log-odds in the served ones
+        self._start: tuple[torch.Tensor, torch.Tensor] | None = None
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(width, outputs)
         nn.init.zeros_(self.head.weight)
@@ -52,6 +54,7 @@ class DifficultyClassifier(nn.Module):
                 self.head.weight.copy_(weighted @ start.W1.weight + start.u.weight)
                 bias = 0.0 if start.W1.bias is None else weighted @ start.W1.bias
                 self.head.bias.copy_(bias + start.a.weight[list(pair), 0] + start.u.bias)
+                self._start = (self.head.weight.clone(), self.head.bias.clone())
 
     def forward(
         self, ids: torch.Tensor, mask: torch.Tensor, type_ids: torch.Tensor, features: torch.Tensor
@@ -67,7 +70,12 @@ class DifficultyClassifier(nn.Module):
         to act on raw query vectors."""
         tensors, weights = self.encoder.export()
         with torch.no_grad():
-            weight = self.head.weight * self.scale
-            bias = self.head.bias - weight @ self.centre
-        tensors["head.weight"], tensors["head.bias"] = weight.cpu().numpy(), bias.cpu().numpy()
+            heads = {"head": (self.head.weight, self.head.bias)}
+            if self._start is not None and self.frozen_share:
+                heads["frozen"] = self._start
+                tensors["frozen.share"] = np.array([self.frozen_share], dtype=np.float32)
+            for name, (weight, bias) in heads.items():
+                folded = weight.cpu() * self.scale.cpu()
+                tensors[f"{name}.weight"] = folded.numpy()
+                tensors[f"{name}.bias"] = (bias.cpu() - folded @ self.centre.cpu()).numpy()
         return tensors, weights

@@ -18,7 +18,9 @@ from scorers.encoders import resolve_encoder
 from scorers.errors import EncoderError, ScorerFileError, ScoringFailed
 from scorers.features import FEATURE_NAMES, features_of
 from scorers.prompt_features import PROMPT_FEATURES, features_of_prompts
+from scorers.runtime.difficulty import DifficultyHead
 from scorers.runtime.graph import build_graph
+from scorers.runtime.heads import read_scorer_file
 from scorers.runtime.mf import MatrixFactorisation as ServedMf
 from scorers.runtime.query import QueryVectors, SessionEmbedder
 from scorers.runtime.scorers import BundleScorers, load_scorers
@@ -178,6 +180,30 @@ def test_query_vector_is_last_and_middle_layer_and_features() -> None:
     np.testing.assert_allclose(found[:, 384:768], wanted[1], atol=1e-4)
     np.testing.assert_array_equal(found[:, 768:], features_of_prompts(PROMPTS))
     assert np.abs(wanted[0] - wanted[1]).max() > 0.01
+
+
+@torch.no_grad()
+def test_frozen_probes_are_averaged_in_with_their_share(tmp_path: Path) -> None:
+    width = 2 * 384 + len(PROMPT_FEATURES)
+    start = MatrixFactorisation(2, width)
+    shake(start, 3)
+    model = DifficultyClassifier(TextEncoder(ENCODER, "frozen")).eval()
+    model.start_from(start, (0, 1))
+    query = np.random.default_rng(0).normal(size=(5, width)).astype(np.float32) * 0.05
+    started = start.score_table(torch.from_numpy(query)).numpy()
+    shake(model.head, 4)
+    model.frozen_share = 0.25
+    tensors, _ = model.export()
+    save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, tmp_path / "d.safetensors")
+    head = DifficultyHead.read(read_scorer_file(tmp_path / "d.safetensors"), width, width)
+    adapted = query + 0.01
+    tuned = model.head((torch.from_numpy(adapted) - model.centre) * model.scale).numpy()
+    chances = 1 / (1 + np.exp(-(0.75 * tuned + 0.25 * started)))
+    found = head.gain(adapted, query)
+    np.testing.assert_allclose(found, chances[:, 1] - chances[:, 0], atol=1e-4)
+    assert np.abs(found - head.gain(adapted, adapted)).max() > 1e-3
+    with pytest.raises(ScorerFileError, match=r"'frozen\.weight' has shape"):
+        DifficultyHead.read(read_scorer_file(tmp_path / "d.safetensors"), width, 384)
 
 
 def test_other_prompt_features_are_refused(folder: Path) -> None:
