@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with TerminalProgress() as progress:
             options = _options(arguments)
+            options.check()
             prompts = prepare_prompts(arguments, progress)
             path = collect(replace(options, prompts=prompts), progress)
     except UpshiftError as exc:
@@ -46,6 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     sys.stdout.write(f"answers written to {path}\n")
     return 0
+
+
+def read_options(argv: Sequence[str]) -> CollectOptions:
+    """The options of a command line, its prompts not yet prepared. Raises `SettingsError`."""
+    return _options(_parser().parse_args(argv))
 
 
 def add_request_options(parser: argparse.ArgumentParser) -> None:
