@@ -34,9 +34,10 @@ FOLDS = 5
 MAX_ROWS = 8000  # the weak model's, and a sample of the others'
 ALIKE = 0.7  # in log-odds of an adequate answer: a model this far from the weak one counts 1/e
 PREFIX_SHARE = 0.25
+PREFIX_WEIGHT = 0.25  # what a prefix counts beside a whole answer: whole ones decide most often
 LOGPROB_DROP = 0.15
 HEAD_RIDGES = (1.0, 5.0, 2.0)  # of the prompt heads, on unit vectors
-FEATURE_C, VECTOR_C, MIX_C = 0.05, 1e-3, 0.3  # inverse ridges, on standardised columns
+FEATURE_C, VECTOR_C, MIX_C = 0.05, 2e-3, 0.3  # inverse ridges, on standardised columns
 NETWORK_SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
@@ -86,11 +87,11 @@ def fit_stack(
     prompts = {row.prompt_id: row.prompt for row in rows}
     order = {prompt_id: at for at, prompt_id in enumerate(prompts)}
     session = EncoderSession(folder, max_tokens)
-    query = session.embed_prompts(list(prompts.values()))  # (P, d)
+    query = session.embed_layers(list(prompts.values()))  # (P, v)
     fold = np.array([fold_of(prompt_id, FOLDS, seed) for prompt_id in prompts])
     targets = _prompt_targets(rows, order, weights)
     read, answers = _read_rows(rows, weak, order, weights, seed)
-    vectors = session.embed_prompts(answers)  # (rows of weak, d)
+    vectors = session.embed_layers(answers)  # (rows of weak, v)
     told = np.empty((len(query), len(HEAD_RIDGES)))  # each prompt by heads that have not seen it
     for k in range(FOLDS):
         weight, bias = _prompt_heads(query[fold != k], targets[fold != k])
@@ -202,7 +203,7 @@ def _read_rows(
     read = StackRows(
         features=features,
         y=np.array([float(row.quality >= 0.5) for row, _ in taken]),
-        weight=np.where(whole, weight, 0.5 * weight),
+        weight=np.where(whole, weight, PREFIX_WEIGHT * weight),
         prompt=np.array([order[row.prompt_id] for row, _ in taken]),
         weak=is_weak,
         whole=whole,
@@ -225,7 +226,7 @@ def _prompt_targets(
 
 
 def _prompt_heads(query: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ridge regressions with an intercept: weights (3, d) and biases (3,)."""
+    """Ridge regressions with an intercept: weights (3, v) and biases (3,)."""
     center, middle = query.mean(0), targets.mean(0)
     x = (query - center).astype(np.float64)
     gram = x.T @ x
@@ -251,7 +252,6 @@ def _fit_readings(
     bounded = np.clip((columns[own] - center) / scale, -COLUMN_BOUND, COLUMN_BOUND)
     both = np.concatenate([query[read.prompt[own]], vectors[read.vector[own]]], axis=1)
     middle, spread = both.mean(0), np.maximum(both.std(0), 1e-6)
-    # A prefix is worth half a row here too, but what vectors of prefixes say is not what whole answers' say.
     weight = read.weight[own]
     return AnswerStack(
         prompt_weight=np.zeros((len(HEAD_RIDGES), query.shape[1])),

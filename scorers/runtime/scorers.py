@@ -96,8 +96,8 @@ class BundleScorers:
         else:
             session, stack = self.stack
             network = self._network(pairs, features) if stack.reads_network else np.zeros(len(pairs))
-            query = session.embed_prompts([prompt for prompt, _ in pairs])
-            vectors = session.embed_prompts([answer.text for _, answer in pairs])
+            query = session.embed_layers([prompt for prompt, _ in pairs])
+            vectors = session.embed_layers([answer.text for _, answer in pairs])
             logits = stack.logits(query, vectors, features, network)
         _check_finite("answer", logits)
         return sigmoid(logits)

@@ -94,6 +94,10 @@ class EncoderSession:
         """Query vectors, shape (N, d), float32, unit length."""
         return self.pool(self.tokenizer.encode_prompts(prompts)).unit_mean()
 
+    def embed_layers(self, texts: Sequence[str]) -> np.ndarray:
+        """Vectors of the last and the middle layer side by side, shape (N, 2 d), each unit length."""
+        return self.pool(self.tokenizer.encode_prompts(texts), with_middle=True).query()
+
 
 def _on_sphere(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

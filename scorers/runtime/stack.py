@@ -1,15 +1,16 @@
 """Several readings of one answer, summed: what the evaluator's network cannot learn from few labels.
 
-    prompt   three linear heads on the query vector: how long an answer this prompt draws, how often models
-             (and models as good as this one) get it right
+    prompt   three linear heads on the prompt's vector: how long an answer this prompt draws, how often
+             models (and models as good as this one) get it right
     trees    boosted trees on the answer's features and those three; fitted on every model's answers
     features a linear reading of the same features, fitted on the weak model's answers alone
-    vectors  a linear reading of the query vector and the answer's own vector, likewise
+    vectors  a linear reading of the prompt's and the answer's own vectors, likewise
     network  the fine-tuned encoder's log-odds (`scorers/runtime/evaluator.py`)
     logit = mix . [trees, features, vectors, network] + bias
 
-Readings of one model's few hundred labels and of all models' thousands err differently, so their sum is
-better than each; the weights come from predictions on prompts that the readings had not seen
+A vector is the encoder's mean on the unit sphere and behind it the middle layer's, which knows more of form
+than of meaning. Readings of one model's few hundred labels and of all models' thousands err differently, so
+their sum is better than each; the weights come from predictions on prompts that the readings had not seen
 (`trainer/fit_stack.py`). A network of weight 0 is not run at all.
 """
 
@@ -33,16 +34,16 @@ _LENGTH = FEATURE_NAMES.index("answer_chars_log")
 
 @dataclass(frozen=True, slots=True)
 class AnswerStack:
-    """Tensors of the stack; d is the encoder's dimension, C = `N_COLUMNS`."""
+    """Tensors of the stack; v is twice the encoder's dimension, C = `N_COLUMNS`."""
 
-    prompt_weight: np.ndarray  # (3, d)
+    prompt_weight: np.ndarray  # (3, v)
     prompt_bias: np.ndarray  # (3,)
     trees: BoostedTrees
     center: np.ndarray  # (C,)
     scale: np.ndarray  # (C,)
     feature_weight: np.ndarray  # (C,)
-    vector_center: np.ndarray  # (2 d,)
-    vector_weight: np.ndarray  # (2 d,)
+    vector_center: np.ndarray  # (2 v,)
+    vector_weight: np.ndarray  # (2 v,)
     mix: np.ndarray  # (4,)
     bias: float
 
@@ -50,14 +51,14 @@ class AnswerStack:
     def read(cls, file: ScorerFile, dimension: int) -> AnswerStack:
         heads = len(PROMPT_HEADS)
         return cls(
-            prompt_weight=file.tensor(f"{PREFIX}prompt.weight", heads, dimension),
+            prompt_weight=file.tensor(f"{PREFIX}prompt.weight", heads, 2 * dimension),
             prompt_bias=file.tensor(f"{PREFIX}prompt.bias", heads),
             trees=BoostedTrees.read(file, f"{PREFIX}trees", N_COLUMNS),
             center=file.tensor(f"{PREFIX}center", N_COLUMNS),
             scale=file.tensor(f"{PREFIX}scale", N_COLUMNS),
             feature_weight=file.tensor(f"{PREFIX}feature.weight", N_COLUMNS),
-            vector_center=file.tensor(f"{PREFIX}vector.center", 2 * dimension),
-            vector_weight=file.tensor(f"{PREFIX}vector.weight", 2 * dimension),
+            vector_center=file.tensor(f"{PREFIX}vector.center", 4 * dimension),
+            vector_weight=file.tensor(f"{PREFIX}vector.weight", 4 * dimension),
             mix=file.tensor(f"{PREFIX}mix", len(READINGS)),
             bias=float(file.tensor(f"{PREFIX}bias", 1)[0]),
         )
@@ -83,7 +84,8 @@ class AnswerStack:
         return bool(self.mix[READINGS.index("network")] != 0.0)
 
     def readings(self, query: np.ndarray, answer: np.ndarray, features: np.ndarray) -> np.ndarray:
-        """All readings but the network's, (N, 3), from query and answer vectors (N, d) and features."""
+        """All readings but the network's, (N, 3), from vectors of prompt and answer (N, v) and
+        features."""
         columns = stack_columns(features, query @ self.prompt_weight.T + self.prompt_bias)
         bounded = np.clip((columns - self.center) / self.scale, -COLUMN_BOUND, COLUMN_BOUND)
         vectors = np.concatenate([query, answer], axis=1) - self.vector_center

@@ -74,8 +74,8 @@ def test_the_stack_is_read_back_and_tells_right_from_wrong(
     own = [row for row in rows if row.model == WEAK]
     session = EncoderSession(resolve_encoder("minilm"), TOKENS, threads=1)
     inputs = (
-        session.embed_prompts([row.prompt for row in own]),
-        session.embed_prompts([row.response or "" for row in own]),
+        session.embed_layers([row.prompt for row in own]),
+        session.embed_layers([row.response or "" for row in own]),
         features_of([(row.prompt, answer_of(row)) for row in own]),
         np.zeros(len(own)),
     )
