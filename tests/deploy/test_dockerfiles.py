@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -69,7 +70,7 @@ def pip_steps(deploy: Path, venv: Path) -> list[str]:
 
 
 @pytest.mark.packaging
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_the_proxy_images_steps_give_a_server(deploy: Path, repository: Path, tmp_path: Path) -> None:
     """Copy what the image copies, run its RUN lines, and ask the result whether it is healthy."""
     source, venv = tmp_path / "src", tmp_path / "venv"
@@ -86,7 +87,10 @@ def test_the_proxy_images_steps_give_a_server(deploy: Path, repository: Path, tm
     runs = pip_steps(deploy, venv)
     assert len(runs) == 3
     for run in runs:
-        done = subprocess.run(["bash", "-euc", run], cwd=source, capture_output=True, text=True, timeout=500)
+        done = subprocess.run(
+            ["bash", "-euc", run], cwd=source, capture_output=True, text=True, timeout=900,
+            env={**os.environ, "PIP_NO_COMPILE": "1"},  # half the time, and nothing a test would miss
+        )  # fmt: skip
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     port = pick_port()
     command = [
