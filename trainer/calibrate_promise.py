@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -242,6 +243,14 @@ def _at(fitted: FittedPolicy, threshold: float) -> FittedPolicy:
     return dataclasses.replace(fitted, policy=moved)
 
 
+def _now() -> dt.datetime:
+    """The time of issue, to the second; `SOURCE_DATE_EPOCH` fixes it where bundles must be reproducible."""
+    epoch_s = os.environ.get("SOURCE_DATE_EPOCH")
+    if epoch_s is not None and epoch_s.isdigit():
+        return dt.datetime.fromtimestamp(int(epoch_s), dt.UTC)
+    return dt.datetime.now(dt.UTC).replace(microsecond=0)
+
+
 def _certificate(
     fitted: FittedPolicy,
     calibration: ScoredPairs,
@@ -251,7 +260,7 @@ def _certificate(
     chosen: TestedPoint | None,
     reason: str,
 ) -> Certificate:
-    now = dt.datetime.now(dt.UTC).replace(microsecond=0)
+    now = _now()
     judged = f"{calibration.weak} -> {calibration.strong}"
     return Certificate(
         granted=chosen is not None,

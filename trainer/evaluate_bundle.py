@@ -11,8 +11,9 @@ from pathlib import Path
 
 from routing.bundle import open_bundle
 from routing.certificate import Promise
-from routing.errors import BundleError, ExamplesError
+from routing.errors import BundleError
 from scorers.text import TEXT_TEMPLATE
+from trainer.artifact import replace_file
 from trainer.calibrate import FittedPolicy
 from trainer.calibrate_bundle import TokenPrices, encode_json, with_token_costs
 from trainer.coverage import measure_coverage
@@ -42,7 +43,8 @@ def evaluate_bundle(
 ) -> Evaluation:
     """Judge a bundle on examples and write `out`/report.json, report.html and details.json.
 
-    `pair` defaults to the bundle's first and last tier. Raises `BundleError` and `ExamplesError`.
+    `pair` defaults to the bundle's first and last tier. Raises `BundleError`, `ExamplesError` and, where the
+    report cannot be written, `StageError`.
     """
     bundle = open_bundle(bundle_dir, TEXT_TEMPLATE)
     for name in ("policy.json", "calibration.json"):
@@ -74,10 +76,6 @@ def evaluate_bundle(
 
 def _write(folder: Path, result: Evaluation) -> None:
     page = render_report(result.report, result.details)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "details.json").write_bytes(encode_json(result.details))
-        (folder / "report.html").write_text(page, encoding="utf-8")
-        (folder / "report.json").write_bytes(encode_json(result.report))
-    except OSError as exc:
-        raise ExamplesError(f"--out {folder}: cannot be written: {exc}") from exc
+    replace_file(folder / "details.json", encode_json(result.details))
+    replace_file(folder / "report.html", page.encode())
+    replace_file(folder / "report.json", encode_json(result.report))

@@ -80,7 +80,7 @@ class FitInput:
             "encoders": local,
             "text_template": TEXT_TEMPLATE,
             "versions": versions(),
-            "code": _code_digest(),
+            "code": code_digest(),
         }
 
 
@@ -132,7 +132,7 @@ def _split(pairs: PairTable, apart: set[str], seed: int) -> dict[str, list[str]]
     return splits
 
 
-def _code_digest() -> str:
+def code_digest() -> str:
     """sha256 over the sources that compute a bundle: another line of code, another fit."""
     root = Path(__file__).parent.parent
     digest = hashlib.sha256()

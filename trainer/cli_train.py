@@ -1,0 +1,53 @@
+"""`upshift train`: the command line of `trainer.train`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from routing.errors import UpshiftError
+from trainer.conditions import Conditions
+from trainer.devices import open_accelerator
+from trainer.progress import TerminalProgress
+from trainer.train import train
+from trainer.train_config import load_config
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run; 0 when every stage is done, 1 with one line on standard error when one is not, 130 on Ctrl-C."""
+    arguments = _parser().parse_args(argv)
+    try:
+        with TerminalProgress() as progress:
+
+            def say(line: str) -> None:
+                progress.close()
+                sys.stdout.write(f"{line}\n")
+                sys.stdout.flush()
+
+            conditions = Conditions(progress, accelerator=open_accelerator())
+            bundle = train(load_config(arguments.config), conditions, say)
+    except UpshiftError as exc:
+        sys.stderr.write(f"upshift train: {exc}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("upshift train: interrupted; the same command goes on where it stopped\n")
+        return 130
+    sys.stdout.write(f"bundle: {bundle}\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="upshift train",
+        description="Prompts in, a calibrated bundle out: every stage in order, skipped where it is done.",
+    )
+    parser.add_argument(
+        "--config", type=Path, required=True, metavar="FILE", help="see docs/examples/train.yaml"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
