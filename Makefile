@@ -8,15 +8,16 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.upshift-setup
 PORT ?= 8000
 ONCE ?=
+WORK ?= .cache/train-demo
 ARGS ?=
 
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help setup demo test test-long check format bench
+.PHONY: help setup demo train-demo test test-long check format bench
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## create .venv with everything needed to serve, train, demo and test
 
@@ -30,6 +31,9 @@ $(STAMP): pyproject.toml requirements/constraints.txt deploy/install_torch.sh
 
 demo: $(STAMP) ## the proxy in front of the two embedded models (PORT=8000, ONCE=1 to stop after the table)
 	@$(RUN) -m demo --port $(PORT) $(if $(ONCE),--once) $(ARGS)
+
+train-demo: $(STAMP) ## every training stage on the embedded pair, prompts to published bundle (WORK=folder)
+	@$(RUN) -m demo.twin --work $(WORK) $(ARGS)
 
 test: $(STAMP) ## every test but the long ones (ARGS="-k word tests/proxy" narrows it)
 	@$(RUN) -m pytest -m "not long" $(ARGS)

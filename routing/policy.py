@@ -179,24 +179,31 @@ class CascadeRule(Rule):
     """`cascade`: the joint rule of `JointRule` at the price lambda * c_s = t (one table for each step up).
 
     Strong at once, weak unchecked, or weak first and judged; a judged answer is accepted iff the expected
-    quality lost by keeping it is below t.
+    quality lost by keeping it is below t. On a ladder "strong" is going on to the next tier, which asks its
+    own rule; each step's price is lambda times the cost of going on from there.
     """
 
-    __slots__ = ("_cuts", "_joint")
+    __slots__ = ("_cuts", "_entries", "_joint")
 
     def __init__(self, threshold: float, tiers: int, joint: Sequence[JointRule]) -> None:
-        super().__init__("cascade", threshold, tiers, joint[0].prompt_scores, answer_score=True)
+        asked = sorted({name for rule in joint for name in rule.prompt_scores})
+        super().__init__("cascade", threshold, tiers, asked, answer_score=True)
         self._joint = tuple(joint[min(step, len(joint) - 1)] for step in range(max(tiers - 1, 1)))
-        self._cuts = tuple(rule.cuts(threshold) for rule in self._joint)
+        top = self._joint[-1].costs.strong
+        self._cuts = tuple(rule.cuts(threshold * (rule.costs.strong / top)) for rule in self._joint)
+        self._entries = (
+            (self._weak, self._weak_checked),
+            *((Entry(tier, False), Entry(tier, True)) for tier in range(1, len(self._joint))),
+        )
 
     def enter(self, signals: Signals) -> Entry:
-        index = self._joint[0].prompt_index(signals.route_score, signals.difficulty)
-        if math.isnan(index):
-            raise self._missing(" and ".join(sorted(self.needs_prompt_scores)), None)
-        cuts = self._cuts[0]
-        if index >= cuts.strong_from:
-            return self._last
-        return self._weak if index < cuts.check_from else self._weak_checked
+        for rule, cuts, (unchecked, checked) in zip(self._joint, self._cuts, self._entries, strict=True):
+            index = rule.prompt_index(signals.route_score, signals.difficulty)
+            if math.isnan(index):
+                raise self._missing(" and ".join(sorted(self.needs_prompt_scores)), None)
+            if index < cuts.strong_from:
+                return unchecked if index < cuts.check_from else checked
+        return self._last
 
     def accept(self, tier: int, signals: Signals) -> bool:
         if tier >= self.tiers - 1:

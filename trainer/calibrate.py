@@ -222,7 +222,9 @@ def strategy_sweeps(
         sweeps["difficulty"] = sweep_scores(scores.difficulty, strong + route, spared)
     if scores.adequate is not None:
         sweeps["evaluator"] = sweep_scores(1.0 - scores.adequate, weak + check + strong, strong)
-        if policy.joint:
+        if (
+            len(policy.joint) == 1
+        ):  # over a ladder of more tiers a pair's columns cannot tell what it is worth
             rule = policy.joint[0]
             sweeps["cascade"] = sweep_cascade(
                 rule, scores.adequate, scores.mf, scores.difficulty, weak, strong,

@@ -99,6 +99,11 @@ def calibrate_bundle(
     Raises `BundleError`, `ExamplesError` and, for prompts that were fitted on, `PolicyError`.
     """
     bundle = open_bundle(bundle_dir, TEXT_TEMPLATE)
+    if len(bundle.tiers) > 2:
+        raise ExamplesError(
+            f"{bundle.path} is a ladder of {len(bundle.tiers)} tiers; certificates are given for two so far. "
+            "Its operating point is the one of fit --quality"
+        )
     pairs = pair_examples(read_examples(examples), bundle.tiers[0], bundle.tiers[-1])
     if len(pairs) < _LEAST_PROMPTS:
         raise ExamplesError(

@@ -27,18 +27,19 @@ import numpy as np
 import torch
 
 from routing.bundle import SPLITS, write_bundle
-from routing.errors import BundleError
+from routing.errors import BundleError, ExamplesError
 from scorers.errors import ScoringError
 from scorers.runtime.scorers import FAMILIAR, NEIGHBOURS
 from scorers.text import TEXT_TEMPLATE
 from trainer.artifact import hold
 from trainer.calibrate import fit_policy
 from trainer.calibrate_early import PrefixScores, prefixes_of, set_early_bounds
+from trainer.calibrate_ladder import fit_ladder_policy
 from trainer.conditions import PLAIN, Conditions
 from trainer.devices import agree, is_first
-from trainer.examples import PairTable
+from trainer.examples import PairTable, pair_examples
 from trainer.familiarity import familiarity_files
-from trainer.fit_options import FitInput, FitOptions, read_input
+from trainer.fit_options import MIN_SPLIT_PROMPTS, FitInput, FitOptions, read_input
 from trainer.fit_scorers import parts_of
 from trainer.manifest import git_revision
 from trainer.score import score_pairs
@@ -130,20 +131,50 @@ def _fit_parts(data: FitInput, work: WorkFolder | None, conditions: Conditions) 
 
 
 def _score(data: FitInput, parts: Mapping[str, Part], work: WorkFolder, conditions: Conditions) -> None:
-    """Raw scores of the calibration split by the scorers as they will be served: minutes, so it is stored."""
+    """Raw scores of the calibration split by the scorers as they will be served: minutes, so it is stored.
+
+    One file a step of the ladder: tier k's answers judged, against the last tier.
+    """
     if work.load("calibration") is not None:
         return
+    part = Part()
     with tempfile.TemporaryDirectory(dir=work.path) as folder:
         draft = write_bundle(Path(folder) / "draft", _manifest(data, parts, {}), _files(data, parts))
-        pairs = _subset(data.pairs, data.rows("calibration"))
-        scored = score_pairs(draft, pairs, conditions.progress)
-        path = Path(folder) / CALIBRATION_SCORES
-        scored.save(path)
-        files = {CALIBRATION_SCORES: path.read_bytes()}
-        if (prefixes := prefixes_of(draft, scored, pairs, conditions.progress)) is not None:
-            files[_PREFIX_SCORES] = prefixes.to_bytes()
-        files |= familiarity_files(draft, _prompts(data, "train"), _prompts(data, "calibration"))
-        work.store("calibration", Part(files))
+        for step, pairs in enumerate(_calibration_steps(data)):
+            path = Path(folder) / _scores_name(step)
+            scored = score_pairs(draft, pairs, conditions.progress)
+            scored.save(path)
+            part.files[path.name] = path.read_bytes()
+            prefixes = (
+                prefixes_of(draft, scored, pairs, conditions.progress) if len(data.tiers) == 2 else None
+            )
+            if prefixes is not None:
+                part.files[_PREFIX_SCORES] = prefixes.to_bytes()
+        part.files |= familiarity_files(draft, _prompts(data, "train"), _prompts(data, "calibration"))
+    work.store("calibration", part)
+
+
+def _scores_name(step: int) -> str:
+    return CALIBRATION_SCORES if step == 0 else f"step_{step}_scores.safetensors"
+
+
+def _calibration_steps(data: FitInput) -> list[PairTable]:
+    """The calibration prompts as pairs of every tier but the last with the last, the same prompts in each."""
+    wanted = set(data.splits["calibration"])
+    last = data.tiers[-1]
+    steps = [pair_examples(data.table.of_prompts(wanted), tier, last) for tier in data.tiers[:-1]]
+    both = set.intersection(*(set(step.prompt_ids) for step in steps))
+    if len(both) < MIN_SPLIT_PROMPTS:
+        raise ExamplesError(
+            f"the calibration split has {len(both)} prompts with answers of all {len(data.tiers)} tiers, at "
+            f"least {MIN_SPLIT_PROMPTS} are needed"
+        )
+    order = {prompt: row for row, prompt in enumerate(p for p in steps[0].prompt_ids if p in both)}
+    found = []
+    for step in steps:
+        at = {prompt: row for row, prompt in enumerate(step.prompt_ids)}
+        found.append(_subset(step, np.array([at[prompt] for prompt in order], dtype=np.int64)))
+    return found
 
 
 def _write(
@@ -151,15 +182,20 @@ def _write(
 ) -> None:
     """Calibrate and write the bundle in one step."""
     folder, options = work.path / "calibration", data.options
-    scored, prefixes = folder / CALIBRATION_SCORES, folder / _PREFIX_SCORES
-    table = ScoredPairs.load(scored)
-    fitted = fit_policy(table, quality=options.quality, price_ratio=options.price_ratio, seed=options.seed)
-    if prefixes.exists():
-        set_early_bounds(fitted, table, PrefixScores.from_bytes(prefixes.read_bytes()))
+    steps = [ScoredPairs.load(folder / _scores_name(step)) for step in range(len(data.tiers) - 1)]
+    told = {"quality": options.quality, "price_ratio": options.price_ratio, "seed": options.seed}
+    ladder: dict[str, Any] = {}
+    if len(steps) == 1:
+        fitted = fit_policy(steps[0], **told)
+        if (folder / _PREFIX_SCORES).exists():
+            prefixes = PrefixScores.from_bytes((folder / _PREFIX_SCORES).read_bytes())
+            set_early_bounds(fitted, steps[0], prefixes)
+    else:
+        fitted, ladder["ladder"] = fit_ladder_policy(steps, **told)
     files = _files(data, parts) | {
-        CALIBRATION_SCORES: scored.read_bytes(),
+        CALIBRATION_SCORES: (folder / CALIBRATION_SCORES).read_bytes(),
         "policy.json": _json(fitted.policy_dict()),
-        "calibration.json": _json(fitted.calibration_dict()),
+        "calibration.json": _json({**fitted.calibration_dict(), **ladder}),
     }
     files |= {name: (folder / name).read_bytes() for name in (FAMILIAR, NEIGHBOURS)}
     for leftover in out.absolute().parent.glob(f".{out.name}.writing-*"):
