@@ -151,6 +151,20 @@ def rewrite_bundle(
     return write_bundle(bundle.path, {**bundle.manifest, **(changes or {})}, {**kept, **files})
 
 
+def recover_bundle(path: str | os.PathLike[str]) -> None:
+    """Put right what a killed writer left beside a bundle: half-written folders go, and where it died between
+    the two renames of a swap the old bundle comes back. For whoever holds the bundle's lock."""
+    target = Path(path).absolute()
+    if not target.parent.is_dir():
+        return
+    for leftover in target.parent.glob(f".{target.name}.writing-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    for leftover in target.parent.glob(f".{target.name}.old-*"):
+        if not target.exists() and (leftover / "bundle" / MANIFEST).is_file():
+            (leftover / "bundle").rename(target)
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
 def _stage(folder: Path, name: str, content: bytes | Path) -> dict[str, Any]:
     if Path(name).name != name or not name.endswith(_ALLOWED_SUFFIXES):
         raise BundleError(

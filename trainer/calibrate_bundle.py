@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from routing.bundle import SPLITS, Bundle, open_bundle, rewrite_bundle
+from routing.bundle import SPLITS, Bundle, open_bundle, recover_bundle, rewrite_bundle
 from routing.certificate import Promise, require_disjoint
-from routing.errors import ExamplesError
+from routing.errors import BundleError, ExamplesError
 from scorers.text import TEXT_TEMPLATE
+from trainer.artifact import hold
 from trainer.calibrate import fit_policy
 from trainer.calibrate_early import add_early_bounds
 from trainer.calibrate_promise import (
@@ -96,9 +97,34 @@ def calibrate_bundle(
 ) -> BundleCalibration:
     """Set a bundle's operating point from labelled prompts and certify it.
 
-    Raises `BundleError`, `ExamplesError` and, for prompts that were fitted on, `PolicyError`.
+    Killed and run again, or simply run again, it gives the same bundle but for the time of issue (which
+    `SOURCE_DATE_EPOCH` fixes). Raises `BundleError`, `ExamplesError` and, for prompts that were fitted on,
+    `PolicyError`; `StageError` while another process writes the bundle.
     """
-    bundle = open_bundle(bundle_dir, TEXT_TEMPLATE)
+    if not Path(bundle_dir).absolute().parent.is_dir():
+        raise BundleError(f"bundle {str(bundle_dir)!r} does not exist or is not a folder")
+    with hold(Path(bundle_dir)):
+        recover_bundle(bundle_dir)
+        bundle = open_bundle(bundle_dir, TEXT_TEMPLATE)
+        told = _Wanted(target, confidence, max_worse, min_saved, price_ratio, prices, seed)
+        return _calibrate(bundle, examples, told, progress)
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    target: Target
+    confidence: float
+    max_worse: float | None
+    min_saved: float
+    price_ratio: float | None
+    prices: TokenPrices | None
+    seed: int
+
+
+def _calibrate(
+    bundle: Bundle, examples: Sequence[str | Path], wanted: _Wanted, progress: Progress
+) -> BundleCalibration:
+    target, price_ratio, seed = wanted.target, wanted.price_ratio, wanted.seed
     if len(bundle.tiers) > 2:
         raise ExamplesError(
             f"{bundle.path} is a ladder of {len(bundle.tiers)} tiers; certificates are given for two so far. "
@@ -111,13 +137,13 @@ def calibrate_bundle(
         )
     fitted_on = [p for name, ids in bundle.prompt_ids().items() if name not in _OWN_SPLITS for p in ids]
     require_disjoint(fitted_on, pairs.prompt_ids, "fitted")
-    scored = with_token_costs(score_pairs(bundle, pairs, progress), pairs, prices)
+    scored = with_token_costs(score_pairs(bundle, pairs, progress), pairs, wanted.prices)
     calibration, certification = _halves(scored, seed)
     quality = target.quality if target.quality is not None else 0.95
-    promise = Promise(quality, confidence, max_worse, min_saved)
+    promise = Promise(quality, wanted.confidence, wanted.max_worse, wanted.min_saved)
     fitted = fit_policy(
         calibration,
-        version=bundle.version,
+        version=_origin(bundle),
         quality=quality,
         price_ratio=price_ratio,
         explore_share=_explore_share(bundle),
@@ -195,7 +221,14 @@ def _write(
         "certificate.json": outcome.certificate.to_dict(),
         SPLITS: splits,
     }
-    return rewrite_bundle(bundle, {name: encode_json(data) for name, data in files.items()})
+    changes = {"calibrated_from": _origin(bundle)}
+    return rewrite_bundle(bundle, {name: encode_json(data) for name, data in files.items()}, changes)
+
+
+def _origin(bundle: Bundle) -> str:
+    """The version that `fit` wrote, however often it was calibrated since: so that a second run with the same
+    target gives the same bytes."""
+    return str(bundle.manifest.get("calibrated_from", bundle.version))
 
 
 def encode_json(data: Any) -> bytes:

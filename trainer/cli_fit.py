@@ -13,7 +13,7 @@ from scorers.encoders import DEFAULT_ENCODER
 from trainer.calibrate import QUALITY
 from trainer.checkpoint import EVERY_S
 from trainer.conditions import Conditions
-from trainer.devices import open_accelerator
+from trainer.devices import is_first, open_accelerator
 from trainer.fit import FitOptions, fit_ladder
 from trainer.fit_mf import FORM_CHOICES
 from trainer.progress import TerminalProgress
@@ -25,21 +25,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         with TerminalProgress() as progress:
+            conditions = Conditions(progress, accelerator=open_accelerator())
             path = fit_ladder(
                 arguments.examples,
                 _tiers(arguments),
                 arguments.out,
                 _options(arguments),
                 arguments.calibration_examples,
-                Conditions(progress, accelerator=open_accelerator()),
+                conditions,
             )
+            if conditions.accelerator is not None:
+                conditions.accelerator.end_training()
     except UpshiftError as exc:
         sys.stderr.write(f"upshift fit: {exc}\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("upshift fit: interrupted; the same command goes on from here\n")
         return 130
-    sys.stdout.write(f"bundle written to {path}\n")
+    if is_first(conditions):
+        sys.stdout.write(f"bundle written to {path}\n")
     return 0
 
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from routing.errors import UpshiftError
+from routing.errors import SettingsError, UpshiftError
 from trainer.conditions import Conditions
 from trainer.devices import open_accelerator
 from trainer.progress import TerminalProgress
 from trainer.train import train
 from trainer.train_config import load_config
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 sys.stdout.write(f"{line}\n")
                 sys.stdout.flush()
 
-            conditions = Conditions(progress, accelerator=open_accelerator())
+            conditions = Conditions(progress, accelerator=_one_process())
             bundle = train(load_config(arguments.config), conditions, say)
     except UpshiftError as exc:
         sys.stderr.write(f"upshift train: {exc}\n")
@@ -36,6 +41,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     sys.stdout.write(f"bundle: {bundle}\n")
     return 0
+
+
+def _one_process() -> Accelerator | None:
+    """This machine's GPU, if any. Several processes would each ask the models for every answer."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise SettingsError(
+            f"train runs as one process, it was started as {os.environ['WORLD_SIZE']}; "
+            "spread `upshift fit` over several devices by `accelerate launch` instead"
+        )
+    return open_accelerator()
 
 
 def _parser() -> argparse.ArgumentParser:

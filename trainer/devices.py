@@ -28,7 +28,7 @@ def open_accelerator() -> Accelerator | None:
         return None
     from accelerate import Accelerator
 
-    return Accelerator(mixed_precision="bf16" if has_gpu else "no")
+    return Accelerator(cpu=not has_gpu, mixed_precision="bf16" if has_gpu else "no")
 
 
 def is_first(conditions: Conditions) -> bool:

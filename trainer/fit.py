@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -26,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from routing.bundle import SPLITS, write_bundle
+from routing.bundle import SPLITS, recover_bundle, write_bundle
 from routing.errors import BundleError, ExamplesError
 from scorers.errors import ScoringError
 from scorers.runtime.scorers import FAMILIAR, NEIGHBOURS
@@ -198,8 +197,7 @@ def _write(
         "calibration.json": _json({**fitted.calibration_dict(), **ladder}),
     }
     files |= {name: (folder / name).read_bytes() for name in (FAMILIAR, NEIGHBOURS)}
-    for leftover in out.absolute().parent.glob(f".{out.name}.writing-*"):
-        shutil.rmtree(leftover, ignore_errors=True)  # of a run that was killed; we hold the lock
+    recover_bundle(out)
     write_bundle(out, _manifest(data, parts, inputs), files)
 
 

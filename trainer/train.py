@@ -174,6 +174,8 @@ def _calibrate_stage(config: TrainConfig, conditions: Conditions, table: Path) -
         source = open_bundle(fitted, TEXT_TEMPLATE)
         files: dict[str, bytes | Path] = {name: fitted / name for name in source.manifest["files"]}
         write_bundle(out, source.manifest, files)
+        if len(source.tiers) > 2:
+            return "no certificate for a ladder of more than two tiers; its operating point is that of fit"
         done = calibrate_bundle(
             out,
             [table],

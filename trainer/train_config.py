@@ -75,7 +75,7 @@ class SplitConfig(_Section):
 class FitConfig(_Section):
     encoder: str = "minilm"
     evaluator_encoder: str = "minilm"
-    mf_form: Literal["correctness", "pairwise"] = "correctness"
+    mf_form: Literal["auto", "correctness", "pairwise"] = "auto"
     difficulty: bool = True
     evaluator: bool = True
     difficulty_tuning: str = "lora"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,10 @@ def fit(table: Path) -> list[str]:
 
 
 def calibrate(table: Path) -> list[str]:
-    return [str(DEMO), "--examples", str(table)]
+    bundle = table.parent / "bundle"
+    if not bundle.is_dir():
+        shutil.copytree(DEMO, bundle)
+    return [str(bundle), "--examples", str(table)]
 
 
 def evaluate(table: Path) -> list[str]:
