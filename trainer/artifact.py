@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from routing.errors import StageError
@@ -33,7 +33,8 @@ def replace_file(path: Path, data: bytes) -> None:
         draft.replace(path)
         _sync_folder(path.parent)
     except OSError as exc:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):  # what stands in the way of the draft stands in the way of its removal
+            draft.unlink()
         raise StageError(f"{path} cannot be written: {exc}") from exc
 
 

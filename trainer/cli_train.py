@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 sys.stdout.flush()
 
             conditions = Conditions(progress, accelerator=_one_process())
-            bundle = train(load_config(arguments.config), conditions, say)
+            bundle = train(load_config(arguments.config, arguments.from_log), conditions, say)
     except UpshiftError as exc:
         sys.stderr.write(f"upshift train: {exc}\n")
         return 1
@@ -60,6 +60,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--config", type=Path, required=True, metavar="FILE", help="see docs/examples/train.yaml"
+    )
+    parser.add_argument(
+        "--from-log",
+        metavar="URL",
+        help="take the prompts from a decision log that keeps text (sqlite:///FILE, postgresql://...)",
     )
     return parser
 

@@ -2,10 +2,10 @@
 
     prompts -> collect -> label -> split -> fit -> calibrate -> evaluate -> publish
 
-Every artifact lies in `work`: answers.jsonl, examples.jsonl, tables/, fitted/ (the bundle as `fit` wrote it),
-bundle/ (at its operating point), report/. `fit` never sees the tables of `calibrate` and `test`. A refused
-certificate does not end the run: the bundle then stands at its first, uncertified operating point, and the
-card says so. A killed run is run again by the same command; every stage goes on where it was.
+Every artifact lies in `work`: prompts.jsonl, answers.jsonl, examples.jsonl, tables/, fitted/ (the bundle as
+`fit` wrote it), bundle/ (at its operating point), report/. `fit` never sees the tables of `calibrate` and
+`test`. A refused certificate does not end the run: the bundle then stands at its first, uncertified operating
+point, and the card says so. A killed run is run again by the same command; every stage goes on where it was.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from trainer.evaluate_bundle import evaluate_bundle
 from trainer.fit import FitOptions, fit_ladder
 from trainer.fit_options import code_digest
 from trainer.label import LabelOptions, label
+from trainer.prompts import PromptOptions, gather_prompts, licences
 from trainer.publish import PublishOptions, publish_bundle
 from trainer.stage_ledger import FILE, StageLedger
-from trainer.train_config import TrainConfig
+from trainer.train_config import PromptsConfig, TrainConfig
 from trainer.train_splits import split_paths, write_splits
 
 Say = Callable[[str], None]
@@ -77,6 +78,7 @@ def _stages(config: TrainConfig, conditions: Conditions) -> list[Stage]:
     examples = list(config.examples)
     if config.prompts is not None:
         examples = [work / "examples.jsonl"]
+        stages.append(_prompts_stage(config, config.prompts, conditions))
         stages += [_collect_stage(config, conditions), _label_stage(config, conditions, examples[0])]
     split = config.split
 
@@ -94,10 +96,26 @@ def _stages(config: TrainConfig, conditions: Conditions) -> list[Stage]:
     return stages
 
 
+def _prompts_stage(config: TrainConfig, wanted: PromptsConfig, conditions: Conditions) -> Stage:
+    """Prompts are assigned to their split here, before anything is paid for, so that what gives away a test
+    prompt can be left out."""
+    out = config.work / "prompts.jsonl"
+    options = PromptOptions(
+        out=out, fractions=config.split.model_dump(), seed=config.seed, **wanted.model_dump()
+    )
+
+    def run() -> str:
+        gather_prompts(options, conditions.progress, reuse=True)
+        return "; ".join(f"{source}: {licence}" for source, licence in licences(wanted.sources).items())
+
+    files = [path for source in wanted.sources if (path := Path(source)).is_file()]
+    told = [wanted.model_dump(), config.split.model_dump(), config.seed]
+    return Stage("prompts", told, files, out, run, computes=False)
+
+
 def _collect_stage(config: TrainConfig, conditions: Conditions) -> Stage:
-    assert config.prompts is not None
     options = CollectOptions(
-        prompts=config.prompts,
+        prompts=config.work / "prompts.jsonl",
         models=tuple(
             Endpoint(m.url, m.model, m.tier, m.prompt_usd_per_mtok, m.completion_usd_per_mtok)
             for m in config.models
@@ -113,7 +131,7 @@ def _collect_stage(config: TrainConfig, conditions: Conditions) -> Stage:
 
     # Where a model stands is not what it answers: a run may go on against another address.
     told = [[m.model for m in config.models], config.collect.model_dump(exclude={"concurrency", "engine"})]
-    return Stage("collect", [told, config.seed], [config.prompts], options.out, run, computes=False)
+    return Stage("collect", [told, config.seed], [options.prompts], options.out, run, computes=False)
 
 
 def _label_stage(config: TrainConfig, conditions: Conditions, out: Path) -> Stage:

@@ -13,6 +13,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from routing.errors import SettingsError
+from trainer.prompts_hub import KNOWN, PREFIX
+from trainer.prompts_log import SCHEMES
+from trainer.prompts_near import THRESHOLD
 
 
 class _Section(BaseModel):
@@ -28,6 +31,25 @@ class ModelConfig(_Section):
     tier: str = ""
     prompt_usd_per_mtok: float | None = Field(None, ge=0)
     completion_usd_per_mtok: float | None = Field(None, ge=0)
+
+
+class PromptsConfig(_Section):
+    """`sources`: known data sets, `hf:OWNER/NAME`, files, or a decision log's URL. `limit` prompts a source
+    (0: all); `near_threshold` of Jaccard similarity (0: near duplicates stay)."""
+
+    sources: tuple[str, ...] = Field(min_length=1)
+    limit: int = Field(0, ge=0)
+    column: str = "prompt"
+    near_threshold: float = Field(THRESHOLD, ge=0, le=1)
+    datasets: Path | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        """A source alone, or a list of them, is the section."""
+        if isinstance(value, str):
+            return {"sources": [value]}
+        return {"sources": value} if isinstance(value, list) else value
 
 
 class CollectConfig(_Section):
@@ -120,7 +142,7 @@ class TrainConfig(_Section):
     """The whole file. `models` from cheap to dear; `work` holds every artifact of the run."""
 
     work: Path
-    prompts: Path | None = None
+    prompts: PromptsConfig | None = None
     examples: tuple[Path, ...] = ()
     models: tuple[ModelConfig, ...] = Field(min_length=2)
     seed: int = Field(0, ge=0)
@@ -149,8 +171,9 @@ class TrainConfig(_Section):
         return self
 
 
-def load_config(path: Path) -> TrainConfig:
-    """Read and check a file. Raises `SettingsError` naming the file and every key that is wrong."""
+def load_config(path: Path, from_log: str | None = None) -> TrainConfig:
+    """Read and check a file; with `from_log`, a decision log's URL is the source of prompts instead of its
+    own. Raises `SettingsError` naming the file and every key that is wrong."""
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as exc:
@@ -159,6 +182,8 @@ def load_config(path: Path) -> TrainConfig:
         raise SettingsError(f"{path} is not YAML: {exc}") from exc
     if not isinstance(raw, dict):
         raise SettingsError(f"{path} holds {type(raw).__name__}, a mapping was expected")
+    if from_log is not None:
+        raw = {name: value for name, value in raw.items() if name != "examples"} | {"prompts": from_log}
     try:
         config = TrainConfig.model_validate(raw)
     except ValidationError as exc:
@@ -166,12 +191,23 @@ def load_config(path: Path) -> TrainConfig:
     base = path.absolute().parent
     update: dict[str, Any] = {
         "work": base / config.work,
-        "prompts": None if config.prompts is None else base / config.prompts,
+        "prompts": None if config.prompts is None else _placed(config.prompts, base),
         "examples": tuple(base / table for table in config.examples),
     }
     if config.publish.to:
         update["publish"] = config.publish.model_copy(update={"to": str(base / config.publish.to)})
     return config.model_copy(update=update)
+
+
+def _placed(prompts: PromptsConfig, base: Path) -> PromptsConfig:
+    """Files among the sources, relative to the configuration."""
+
+    def place(source: str) -> str:
+        return source if source in KNOWN or source.startswith((PREFIX, *SCHEMES)) else str(base / source)
+
+    datasets = None if prompts.datasets is None else base / prompts.datasets
+    update = {"sources": tuple(map(place, prompts.sources)), "datasets": datasets}
+    return prompts.model_copy(update=update)
 
 
 def _tell(error: Any) -> str:

@@ -33,13 +33,17 @@ def write_splits(examples: Sequence[Path], shares: SplitConfig, seed: int, work:
         kept = {name: value for name, value in row.items() if name not in _MEASURED}
         rows.append((example.prompt_id, {**kept, "prompt_id": example.prompt_id, "prompt": example.prompt}))
     fractions = {"fit": shares.fit, "calibrate": shares.calibrate, "test": shares.test}
-    sides = split_prompts((prompt for prompt, _ in rows), fractions, seed + SPLIT_SEED_OFFSET)
+    # A prompt that was assigned before its answers were asked for stays where it is.
+    free = (prompt for prompt, row in rows if row.get("split") not in NAMES)
+    sides = {
+        name: set(prompts)
+        for name, prompts in split_prompts(free, fractions, seed + SPLIT_SEED_OFFSET).items()
+    }
     paths = split_paths(work)
     for name, path in paths.items():
-        wanted = set(sides[name])
-        part = [row for prompt, row in rows if prompt in wanted]
+        part = [row for prompt, row in rows if row.get("split") == name or prompt in sides[name]]
         if not part:
-            raise ExamplesError(f"no prompt falls into {name!r} ({len(sides['fit'])} in all are too few)")
+            raise ExamplesError(f"no prompt falls into {name!r}: {len(checked)} rows in all are too few")
         write_rows(path, part)
     refuse_overlap(paths)
     return paths

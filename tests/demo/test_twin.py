@@ -15,7 +15,7 @@ from routing.bundle import open_bundle
 def test_from_prompts_to_a_published_bundle(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["--work", str(tmp_path), "--prompts", "400", "--max-minutes", "0.05"]) == 0
     told = capfd.readouterr().out
-    for stage in ("collect", "label", "split", "fit", "calibrate", "evaluate", "publish"):
+    for stage in ("prompts", "collect", "label", "split", "fit", "calibrate", "evaluate", "publish"):
         assert f"{stage}: ->" in told
     bundle = open_bundle(tmp_path / "published" / "current")
     assert set(bundle.scorers) == {"mf", "evaluator", "difficulty"}

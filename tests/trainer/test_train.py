@@ -60,6 +60,18 @@ def test_a_wrong_key_is_named(tmp_path: Path, changes: dict[str, object], told: 
         load_config(write_config(tmp_path, **changes))
 
 
+def test_sources_of_prompts(tmp_path: Path) -> None:
+    models = [{"model": m, "url": "http://127.0.0.1:1/v1"} for m in (WEAK, STRONG)]
+    changes = {"examples": [], "models": models, "label": {"verify": "exact"}}
+    config = load_config(write_config(tmp_path, prompts=["gsm8k", "mine.csv"], **changes))
+    assert config.prompts is not None
+    assert config.prompts.sources == ("gsm8k", str(tmp_path / "mine.csv"))
+    config = load_config(write_config(tmp_path, models=models, label={"verify": "exact"}), "sqlite:///log.db")
+    assert config.prompts is not None
+    assert config.prompts.sources == ("sqlite:///log.db",)
+    assert not config.examples
+
+
 def test_files_that_are_no_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--config", str(tmp_path / "none.yaml")]) == 1
     assert re.search(r"upshift train: .*none\.yaml cannot be read", capsys.readouterr().err)
