@@ -31,7 +31,7 @@ from trainer.prompts import PromptOptions, gather_prompts, licences
 from trainer.publish import PublishOptions, publish_bundle
 from trainer.stage_ledger import FILE, StageLedger
 from trainer.train_config import PromptsConfig, TrainConfig
-from trainer.train_splits import split_paths, write_splits
+from trainer.train_splits import SPLIT_SEED_OFFSET, split_paths, write_splits
 
 Say = Callable[[str], None]
 
@@ -101,7 +101,10 @@ def _prompts_stage(config: TrainConfig, wanted: PromptsConfig, conditions: Condi
     prompt can be left out."""
     out = config.work / "prompts.jsonl"
     options = PromptOptions(
-        out=out, fractions=config.split.model_dump(), seed=config.seed, **wanted.model_dump()
+        out=out,
+        fractions=config.split.model_dump(),
+        seed=config.seed + SPLIT_SEED_OFFSET,
+        **wanted.model_dump(),
     )
 
     def run() -> str:
