@@ -54,9 +54,9 @@ def _stream(
     workers = max(1, options.concurrency // block_rows)
     data.DataContext.get_current().enable_progress_bars = False
     # JSON text, since a column of Arrow has one type and the fields of messages have many.
-    items = [{"question": json.dumps(_encode(question))} for question in missing]
+    items = [{"question": encode_question(question)} for question in missing]
     answered = data.from_items(items, override_num_blocks=-(-len(items) // block_rows)).map_batches(
-        _AskBlock, fn_constructor_args=(options,), batch_size=None, batch_format="numpy",
+        AskBlock, fn_constructor_args=(options,), batch_size=None, batch_format="numpy",
         num_cpus=0.1, compute=data.ActorPoolStrategy(min_size=1, max_size=workers,
                                                      max_tasks_in_flight_per_actor=1),
     )  # fmt: skip
@@ -72,14 +72,14 @@ def _stream(
     return [told[endpoint.model] for endpoint in options.models if endpoint.model in told]
 
 
-class _AskBlock:
+class AskBlock:
     """What a worker runs: one block of questions in, one JSON text an entry out."""
 
     def __init__(self, options: CollectOptions) -> None:
         self._options = options
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        block = [_decode(text) for text in batch["question"]]
+        block = [decode_question(text) for text in batch["question"]]
         entries: list[Any] = []
         try:
             clients = asyncio.run(ask_all(self._options, block, len(block), entries.append))
@@ -89,11 +89,11 @@ class _AskBlock:
         return {"entry": [json.dumps(entry) for entry in entries]}
 
 
-def _encode(question: Question) -> list[Any]:
-    return [question.prompt_id, list(question.messages), question.model, question.sample]
+def encode_question(question: Question) -> str:
+    return json.dumps([question.prompt_id, list(question.messages), question.model, question.sample])
 
 
-def _decode(text: str) -> Question:
+def decode_question(text: str) -> Question:
     prompt_id, messages, model, sample = json.loads(text)
     return Question(prompt_id, tuple(messages), model, sample)
 
