@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 BENCHMARKS = {  # name: module with `main(argv)`
+    "hot_path": "bench.hot_path",
     "routing": "bench.routing",
     "streams": "bench.streams",
     "coverage": "bench.coverage",

@@ -17,7 +17,7 @@ venv() {
         >"$home/$name.log" 2>&1 && echo "installed: $name" || skip "$name"
 }
 
-portkey() {
+install_portkey() {
     [ -e "$home/portkey/.ready" ] && { echo "there: portkey"; return; }
     mkdir -p "$home/portkey"
     { npm install --silent --no-audit --no-fund --prefix "$home/portkey" @portkey-ai/gateway@1.15.2 \
@@ -25,7 +25,7 @@ portkey() {
 }
 
 # nginx: the machine's own, else the distribution's package, unpacked and not installed
-nginx() {
+unpack_nginx() {
     command -v nginx >/dev/null && { echo "there: nginx"; return; }
     [ -x "$home/nginx/usr/sbin/nginx" ] && { echo "there: nginx"; return; }
     { cd "$home" && apt-get download nginx && dpkg -x nginx_*.deb nginx && rm nginx_*.deb; } >"$home/nginx.log" 2>&1
@@ -37,10 +37,10 @@ for peer in "${@:-litellm portkey mlflow nginx}"; do
     for one in $peer; do
         case $one in
             litellm) venv litellm 'litellm[proxy]==1.109.1' ;;
-            mlflow) venv mlflow 'mlflow[gateway]==3.18.0' ;;
+            mlflow) venv mlflow 'mlflow[gateway]==3.17.2' ;;
             routellm) venv routellm 'routellm[serve,eval]==0.2.0' ;;  # gigabytes: it brings torch
-            portkey) portkey ;;
-            nginx) nginx ;;
+            portkey) install_portkey ;;
+            nginx) unpack_nginx ;;
             *) echo "unknown peer: $one"; exit 2 ;;
         esac
     done

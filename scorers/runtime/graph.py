@@ -57,7 +57,7 @@ class _Builder:
         return name
 
     def add(self, op: str, inputs: list[str], output: str, domain: str = "", **attributes: Any) -> str:
-        self.nodes.append(helper.make_node(op, inputs, [output], domain=domain, **attributes))
+        self.nodes.append(helper.make_node(op, inputs, [output], name=output, domain=domain, **attributes))
         return output
 
 
@@ -221,10 +221,10 @@ def _linear(graph: _Builder, tensors: Weights, source: str, x: str, to: str, bia
 def _add_norm(
     graph: _Builder, tensors: Weights, source: str, x: str, skip: str, to: str, epsilon: float
 ) -> str:
-    """LN(x + bias + skip)."""
-    graph.constant(f"{to}_scale", _get(tensors, f"{source}.LayerNorm.weight"))
-    graph.constant(f"{to}_shift", _get(tensors, f"{source}.LayerNorm.bias"))
-    names = [x, skip, f"{to}_scale", f"{to}_shift", f"{x}_bias"]
+    """LN(x + bias + skip). Not `_scale`: quantisation gives that name to the scale of a tensor `to`."""
+    graph.constant(f"{to}_gamma", _get(tensors, f"{source}.LayerNorm.weight"))
+    graph.constant(f"{to}_beta", _get(tensors, f"{source}.LayerNorm.bias"))
+    names = [x, skip, f"{to}_gamma", f"{to}_beta", f"{x}_bias"]
     return graph.add("SkipLayerNormalization", names, to, domain="com.microsoft", epsilon=epsilon)
 
 

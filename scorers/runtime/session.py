@@ -128,11 +128,15 @@ def _load_or_build(
 
 def _quantise(model: object) -> bytes:
     """Weights to int8 per channel, activations quantised on the fly; off by default: it moves scores."""
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "int8.onnx"
-        quantize_dynamic(model, target, per_channel=True, reduce_range=True, weight_type=QuantType.QInt8)
+        quantize_dynamic(
+            model, target, per_channel=True, reduce_range=True, weight_type=QuantType.QInt8,
+            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},  # of the fused operators' outputs
+        )  # fmt: skip
         return target.read_bytes()
 
 

@@ -232,6 +232,15 @@ def test_the_graph_is_cached_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     np.testing.assert_array_equal(EncoderSession(ENCODER, 32, 1).embed_prompts(["x"]), first)
 
 
+def test_int8_vectors_stay_near_those_of_fp32() -> None:
+    texts = ["What is 17 + 28?", "Today is Friday. What day is it in nine days?", "Name a river."]
+    exact = EncoderSession(ENCODER, 32, 1).embed_prompts(texts)
+    rough = EncoderSession(ENCODER, 32, 1, int8=True).embed_prompts(texts)
+    cosines = (exact * rough).sum(axis=1)
+    assert (cosines > 0.95).all()
+    assert (cosines < 1.0 - 1e-6).all(), "nothing was quantised"
+
+
 def test_a_cache_that_cannot_be_written_is_no_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
