@@ -14,7 +14,7 @@ ARGS ?=
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help setup demo train-demo test test-long check format bench
+.PHONY: help setup demo train-demo test test-long check audit format bench
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -46,6 +46,9 @@ check: $(STAMP) ## format, lint, types, layers
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports
+
+audit: $(STAMP) ## known vulnerabilities of the pinned dependencies, where PyPI's advisories can be had
+	@PYTHON=$(RUN) deploy/audit.sh
 
 format: $(STAMP) ## rewrite the code in the project's format, fix what ruff can fix
 	@$(VENV)/bin/ruff check --fix .
