@@ -18,6 +18,7 @@ from routing.errors import BackendBroken, BackendError
 _TAIL_BYTES = 4096
 _USAGE = re.compile(rb'"usage" ?: ?(\{(?:[^{}]|\{[^{}]*\})*\})')
 _FINISHED = re.compile(rb'"finish_reason" ?: ?"')
+_EVENT_END = re.compile(rb"\r?\n\r?\n")
 _ERROR_EVENT = re.compile(rb'(?:\A|\n)data: ?\{"error"')  # quotes inside JSON text would be escaped
 
 
@@ -41,10 +42,12 @@ class PinnedRelay:
                 events = self._take(piece)
                 if not events:
                     continue
-                yield events
-                if b'{"error"' in events and _ERROR_EVENT.search(events):
+                if b'{"error"' in events and (found := _ERROR_EVENT.search(events)):
                     attempt.standing = "failed"
+                    end = _EVENT_END.search(events, found.end())
+                    yield events[: end.end()] if end else events  # what may follow would look like an answer
                     return
+                yield events
                 if events.endswith(DONE):
                     await attempt.finish()
                     break

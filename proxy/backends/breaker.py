@@ -6,7 +6,8 @@ Every time a probe fails the wait doubles, up to a bound, with a tenth of jitter
 not probe together. Half-open admits one call at a time: a flapping backend sees a bounded number of them.
 
 What HTTP calls a success may be no answer (a broken JSON, an empty body): whoever finds that out retracts the
-success. A circuit that was just closed is on probation for that reason: one failure opens it again.
+success. A circuit that was just closed is on probation for that reason: one failure opens it again. What comes
+of calls that began before it last opened says nothing about now, and does not count.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class BreakerLimits:
 
 
 class CircuitBreaker:
-    """Ask `admits`, then `enter`; report `succeed`, `fail`, or `release` where neither can be said."""
+    """Ask `admits`, then `enter`; report `succeed`, `fail`, or `release` where neither can be said, with what
+    `enter` gave (None: a call of now)."""
 
     def __init__(
         self, limits: BreakerLimits, on_change: Callable[[], None], clock: Clock = time.monotonic
@@ -51,6 +53,7 @@ class CircuitBreaker:
         self._until = 0.0
         self._probing = False
         self._probation = 0
+        self._epoch = 0  # how often it has opened
         self._row_before = 0  # failures in a row before the last success
         self.state: State = "closed"
 
@@ -60,14 +63,17 @@ class CircuitBreaker:
             return True
         return not self._probing and self._clock() >= self._until
 
-    def enter(self) -> None:
+    def enter(self) -> int:
         """A call that was admitted begins; in an open circuit it is the probe."""
         if self.state != "closed":
             self._probing = True
             self._set("half_open")
+        return self._epoch
 
-    def succeed(self) -> None:
+    def succeed(self, began: int | None = None) -> None:
         """A call ended well: the circuit is closed."""
+        if self._is_past(began):
+            return
         self._row_before, self._in_a_row = self._in_a_row, 0
         self._recent.append(False)
         if self.state != "closed":
@@ -80,8 +86,10 @@ class CircuitBreaker:
             if not self._probation:
                 self._open_s = self._limits.open_s
 
-    def fail(self) -> None:
+    def fail(self, began: int | None = None) -> None:
         """A call failed by the backend's fault."""
+        if self._is_past(began):
+            return
         self._in_a_row += 1
         self._recent.append(True)
         if self.state == "half_open" or (self.state == "closed" and self._probation):
@@ -90,8 +98,10 @@ class CircuitBreaker:
         elif self.state == "closed" and self._too_many():
             self._open()
 
-    def retract(self) -> None:
+    def retract(self, began: int | None = None) -> None:
         """The last call that ended well was no answer after all."""
+        if self._is_past(began):
+            return
         self._in_a_row = self._row_before
         if self._recent and not self._recent[-1]:
             self._recent.pop()
@@ -102,9 +112,13 @@ class CircuitBreaker:
         if self.state == "closed":
             self._open()
 
-    def release(self) -> None:
+    def release(self, began: int | None = None) -> None:
         """A call ended without saying anything about the backend (the client left, a 429)."""
-        self._probing = False
+        if not self._is_past(began):
+            self._probing = False
+
+    def _is_past(self, began: int | None) -> bool:
+        return began is not None and began != self._epoch
 
     def _too_many(self) -> bool:
         limits = self._limits
@@ -116,6 +130,7 @@ class CircuitBreaker:
     def _open(self) -> None:
         self._probing = False
         self._probation = 0
+        self._epoch += 1
         self._until = self._clock() + self._open_s * (1.0 + _JITTER * random.random())
         self._set("open")
 

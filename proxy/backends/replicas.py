@@ -55,24 +55,26 @@ class Replica:
     async def send(self, request: BackendRequest) -> HttpReply:
         """Raises `BackendError`; whatever happens is reported to the breaker once."""
         self.outstanding += 1
-        self.breaker.enter()
+        began = self.breaker.enter()
         try:
             reply = await self.backend.send(request)
         except BackendError as error:
             self.outstanding -= 1
             if _tells(error, request):
-                self._fail()
+                self._fail(began)
             else:
-                self.breaker.release()
+                self.breaker.release(began)
             raise
         except BaseException:
             self.outstanding -= 1
-            self.breaker.release()
+            self.breaker.release(began)
             raise
         failed = reply.status >= 500 and "retry-after" not in reply.headers
         if not failed and reply.status < 500 and self.breaker.state == "half_open":
-            self.breaker.succeed()  # a probe that streams for minutes must not keep the circuit half open
-        reply.on_end = lambda end: self._leave(end, failed, reply.status)
+            self.breaker.succeed(
+                began
+            )  # a probe that streams for minutes must not keep the circuit half open
+        reply.on_end = lambda end: self._leave(end, failed, reply.status, began)
         return reply
 
     @property
@@ -80,22 +82,22 @@ class Replica:
         """Of its last calls; None where they are too few to say."""
         return sum(self.recent) / len(self.recent) if len(self.recent) >= _ENOUGH else None
 
-    def _leave(self, end: End, failed: bool, status: int) -> None:
+    def _leave(self, end: End, failed: bool, status: int, began: int) -> None:
         if end == "disowned":
-            self.breaker.retract()
+            self.breaker.retract(began)
             self._note_failure()
             return
         self.outstanding -= 1
         if failed or end == "broken":
-            self._fail()
+            self._fail(began)
         elif end == "done" and status < 429:
             self.recent.append(False)
-            self.breaker.succeed()
+            self.breaker.succeed(began)
         else:
-            self.breaker.release()
+            self.breaker.release(began)
 
-    def _fail(self) -> None:
-        self.breaker.fail()
+    def _fail(self, began: int) -> None:
+        self.breaker.fail(began)
         self._note_failure()
 
     def _note_failure(self) -> None:

@@ -164,3 +164,39 @@ async def test_a_deep_strong_queue_shifts_to_weak_within_the_certificate() -> No
             task.cancel()
         await asyncio.gather(*busy, return_exceptions=True)
         await proxy.settled()
+
+
+def test_calls_from_before_it_opened_say_nothing_about_now() -> None:
+    now = [0.0]
+    breaker = CircuitBreaker(BreakerLimits(failures=1, open_s=1.0), lambda: None, lambda: now[0])
+    old = [breaker.enter() for _ in range(4)]
+    breaker.fail(breaker.enter())
+    assert breaker.state == "open"
+    breaker.succeed(old[0])
+    assert breaker.state == "open", "a stream that began long ago and ends now does not close it"
+    now[0] = 2.0
+    probe = breaker.enter()
+    breaker.release(old[1])
+    assert not breaker.admits(), "the probe is still running"
+    breaker.succeed(probe)
+    breaker.fail(old[2])
+    breaker.retract(old[3])
+    assert breaker.state == "closed"
+
+
+async def test_nothing_follows_a_pinned_backends_error_event() -> None:
+    """All in one piece: content, the error, and then as if nothing had been."""
+
+    async def at_once(exchange: Exchange) -> None:
+        events = exchange.events()
+        await exchange.head()
+        error = b'data: {"error": {"message": "out of memory"}}\n\n'
+        await exchange.chunk(b"".join(events[:3]) + error + b"".join(events[3:]) + b"data: [DONE]\n\n")
+        await exchange.end()
+
+    async with pair() as (weak, _, proxy):
+        weak.fault = at_once
+        seen = await proxy.ask("weak", stream=True)
+        assert len(seen.errors) == 1
+        assert not seen.finished
+        assert seen.events[-1] == {"error": {"message": "out of memory"}}
