@@ -6,8 +6,8 @@ Every time a probe fails the wait doubles, up to a bound, with a tenth of jitter
 not probe together. Half-open admits one call at a time: a flapping backend sees a bounded number of them.
 
 What HTTP calls a success may be no answer (a broken JSON, an empty body): whoever finds that out retracts the
-success. A circuit that was just closed is on probation for that reason: one failure opens it again. What comes
-of calls that began before it last opened says nothing about now, and does not count.
+success. A circuit that was just closed is on probation for that reason: one failure opens it again. What
+comes of calls that began before it last opened says nothing about now, and does not count.
 """
 
 from __future__ import annotations
