@@ -14,7 +14,7 @@ The certificate of a bundle speaks of held answers; early verdicts lie outside i
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -143,9 +143,13 @@ def set_early_bounds(fitted: FittedPolicy, scored: ScoredPairs, prefixes: Prefix
 
 
 def score_prefixes(
-    scorers: BundleScorers, scored: ScoredPairs, pairs: PairTable, progress: Progress = no_progress
+    scorers: BundleScorers,
+    scored: ScoredPairs,
+    pairs: PairTable,
+    progress: Progress = no_progress,
+    checkpoints: Collection[int] = CHECKPOINTS,
 ) -> PrefixScores:
-    """Raw scores of the prefixes of at most 2,000 answers."""
+    """Raw scores of the prefixes of at most 2,000 answers, at those of `CHECKPOINTS` that are asked for."""
     by_id = {row.prompt_id: row for row in pairs.weak}
     rows = np.arange(min(len(scored), _MOST_ROWS), dtype=np.int64)
     examples: list[Example] = [by_id[scored.prompt_id[row]] for row in rows]
@@ -154,7 +158,7 @@ def score_prefixes(
         (i, k, cut)
         for i, row in enumerate(examples)
         for k, tokens in enumerate(CHECKPOINTS)
-        if (cut := cut_answer(row, tokens)).finish_reason is None
+        if tokens in checkpoints and (cut := cut_answer(row, tokens)).finish_reason is None
     ]
     for start in range(0, len(cuts), _CHUNK_ROWS):
         chunk = cuts[start : start + _CHUNK_ROWS]
