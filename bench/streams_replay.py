@@ -33,9 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--bundle", type=Path, required=True)
     add("--examples", type=Path, nargs="+", required=True, metavar="FILE")
     add("--least-tokens", type=int, default=1, help="shorter weak answers are left out")
+    add("--prompts", type=int, default=0, help="at most this many; 0: all")
     options = parser.parse_args(argv)
     try:
-        lines = run(options.bundle, options.examples, options.least_tokens)
+        lines = run(options.bundle, options.examples, options.least_tokens, options.prompts)
     except (UpshiftError, RuntimeError) as error:
         print(f"bench.streams_replay: {error}", file=sys.stderr)
         return 1
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run(folder: Path, examples: Sequence[Path], least_tokens: int) -> list[str]:
+def run(folder: Path, examples: Sequence[Path], least_tokens: int = 1, prompts: int = 0) -> list[str]:
     """One line a figure. Raises `UpshiftError`, `RuntimeError`."""
     bundle = open_bundle(folder, TEXT_TEMPLATE)
     fitted = FittedPolicy.from_dicts(bundle.read_json("policy.json"), bundle.read_json("calibration.json"))
@@ -51,7 +52,7 @@ def run(folder: Path, examples: Sequence[Path], least_tokens: int) -> list[str]:
     early = fitted.policy.early_rule(rule)
     if early is None:
         raise RuntimeError(f"{folder} has no bounds for strategy {rule.strategy!r}")
-    pairs = _unseen(bundle.prompt_ids(), examples, bundle.tiers[0], bundle.tiers[-1], least_tokens)
+    pairs = _unseen(bundle.prompt_ids(), examples, bundle.tiers[0], bundle.tiers[-1], least_tokens, prompts)
     scored = score_pairs(bundle, pairs)
     wanted = {point.tokens for point in early.checkpoints}
     scorers = load_scorers(bundle.path, bundle.scorers)
@@ -82,7 +83,12 @@ def run(folder: Path, examples: Sequence[Path], least_tokens: int) -> list[str]:
 
 
 def _unseen(
-    splits: dict[str, list[str]], examples: Sequence[Path], weak: str, strong: str, least_tokens: int
+    splits: dict[str, list[str]],
+    examples: Sequence[Path],
+    weak: str,
+    strong: str,
+    least_tokens: int,
+    prompts: int,
 ) -> PairTable:
     known = {prompt_id for ids in splits.values() for prompt_id in ids}
     table = pair_examples(read_examples(examples), weak, strong)
@@ -90,7 +96,7 @@ def _unseen(
         i
         for i, row in enumerate(table.weak)
         if row.prompt_id not in known and row.response and token_count(row) >= least_tokens
-    ]
+    ][: prompts or None]
     if not kept:
         raise RuntimeError("the examples hold no prompt that the bundle has not seen")
     sides = ([side[i] for i in kept] for side in (table.weak, table.strong))

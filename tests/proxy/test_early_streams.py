@@ -206,11 +206,14 @@ async def test_a_request_may_ask_for_its_own_mode() -> None:
         assert seen.headers["x-upshift-reason"] == "early_commit"
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("when", ["before", "after", "race"])
 async def test_a_client_that_leaves_frees_both_backends(when: str) -> None:
-    """Before the commit and after it, within 100 ms."""
-    async with early_pair(PrefixScorers(0.95 if when == "after" else 0.5, 0.5)) as (weak, strong, proxy):
-        weak.script.piece_delay_s = 0.02
+    """Before the commit and after it, and with two tiers at work, within 100 ms."""
+    scorers = PrefixScorers(0.95 if when == "after" else 0.5, 0.5)
+    racing = {"stream_mode": "race", "race_slow_after_s": 0.05, "race_budget_share": 1.0, "race_unsure": 0.0}
+    async with early_pair(scorers, **(racing if when == "race" else {})) as (weak, strong, proxy):
+        weak.script.piece_delay_s = 0.05
+        strong.script.delay_s = 30.0
         host, port = proxy.url.removeprefix("http://").split(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         body = json.dumps(
@@ -223,7 +226,7 @@ async def test_a_client_that_leaves_frees_both_backends(when: str) -> None:
             await reader.readuntil(b"word3")
         else:
             await asyncio.sleep(0.5)
-        assert weak.in_flight == 1
+        assert (weak.in_flight, strong.in_flight) == (1, int(when == "race"))
         async with Stopwatch() as watch:
             writer.transport.abort()
             started = time.monotonic()
