@@ -22,7 +22,7 @@ from scorers.torch.matrix_factorisation import MatrixFactorisation
 from trainer.budget import Plan, plan_run
 from trainer.conditions import PLAIN, Conditions
 from trainer.dataset import TextBatch, TokenRows, text_loader
-from trainer.loop import LoopSettings, TrainingLog, mean_over, train
+from trainer.loop import LoopSettings, TrainingLog, train
 
 VALIDATION_ROWS = 1000
 FROZEN_SHARES = (0.0, 0.25, 0.5, 0.75)
@@ -94,14 +94,14 @@ def fit_difficulty(
         logits = net(batch.ids, batch.mask, batch.type_ids, batch.features)
         return binary_cross_entropy_with_logits(logits, batch.targets)
 
-    def validate() -> float:
-        batches = (batch.to(conditions.device) for batch in checks)
-        return mean_over((float(loss_of(model, batch)), len(batch.targets)) for batch in batches)
-
     def logits_of() -> tuple[torch.Tensor, torch.Tensor]:
         return _left_out_logits(model.to(conditions.device), [b.to(conditions.device) for b in checks])
 
     started = logits_of()[0] if blend and settings.outputs == 2 else None
+
+    def validate() -> float:
+        return min(_try_shares(*logits_of(), started).values())
+
     log = train(
         model,
         loader,
@@ -118,11 +118,9 @@ def fit_difficulty(
         stage="fit difficulty",
         conditions=conditions,
     )
-    tried: dict[str, float] = {}
-    if started is not None and log.best_step:
-        tuned, targets = logits_of()
-        model.frozen_share, tried = _choose_share(tuned, started, targets)
-    return FittedDifficulty(model, log, plan, tried)
+    tried = _try_shares(*logits_of(), started) if log.best_step else {0.0: log.best}
+    model.frozen_share = min(tried, key=lambda share: tried[share])
+    return FittedDifficulty(model, log, plan, {f"{share:g}": round(loss, 6) for share, loss in tried.items()})
 
 
 def _left_out_logits(
@@ -135,13 +133,16 @@ def _left_out_logits(
     return torch.cat(found).cpu(), torch.cat([b.targets for b in batches]).cpu()
 
 
-def _choose_share(
-    tuned: torch.Tensor, started: torch.Tensor, targets: torch.Tensor
-) -> tuple[float, dict[str, float]]:
-    """The share of the start's log-odds with the least loss on left-out prompts, and what each gave."""
-    tried = {
+def _try_shares(
+    tuned: torch.Tensor, targets: torch.Tensor, started: torch.Tensor | None
+) -> dict[float, float]:
+    """The loss on left-out prompts by the share of the start's log-odds in the answer.
+
+    What is tuned may be no better than its start alone and still make the two together better.
+    """
+    if started is None:
+        return {0.0: float(binary_cross_entropy_with_logits(tuned, targets))}
+    return {
         share: float(binary_cross_entropy_with_logits((1 - share) * tuned + share * started, targets))
         for share in FROZEN_SHARES
     }
-    best = min(tried, key=lambda share: tried[share])
-    return best, {f"{share:g}": round(loss, 6) for share, loss in tried.items()}
