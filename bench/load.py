@@ -29,6 +29,8 @@ class Tally:
     first_bytes: list[float] = field(default_factory=list)
     chunks: int = 0
     failures: int = 0
+    all_requests: int = 0  # with those of the warm-up
+    all_chunks: int = 0
 
 
 class Client(asyncio.Protocol):
@@ -57,12 +59,14 @@ class Client(asyncio.Protocol):
         if not self._first and (not self._stream or b"data:" in data):
             self._first = time.perf_counter()
         if self._stream:
+            chunks = data.count(b"data: ")
+            self._tally.all_chunks += chunks
             if self.counting:
-                self._tally.chunks += data.count(b"data: ")
+                self._tally.chunks += chunks
             tail = self._held + data
             self._held = tail[-7:]
             if tail.endswith(b"\r\n0\r\n\r\n"):
-                self._finish(True)
+                self._finish()
             elif self._left < 0:
                 self._left = 0
                 if not data.startswith(b"HTTP/1.1 200"):
@@ -77,7 +81,7 @@ class Client(asyncio.Protocol):
         else:
             self._left -= len(data)
         if self._left == 0:
-            self._finish(True)
+            self._finish()
 
     def _begin_body(self, data: bytes, end: int) -> None:
         head = data[:end].lower()
@@ -94,9 +98,10 @@ class Client(asyncio.Protocol):
             print(data[:300], file=sys.stderr)
         self._tally.failures += 1
 
-    def _finish(self, good: bool) -> None:
+    def _finish(self) -> None:
         now = time.perf_counter()
-        if self.counting and good:
+        self._tally.all_requests += 1
+        if self.counting:
             self._tally.latencies.append(now - self._since)
             self._tally.first_bytes.append(self._first - self._since)
         self._on_done(self)
@@ -187,7 +192,7 @@ def _figures(tally: Tally, seconds: float) -> dict[str, float]:
     return {
         "requests": len(latencies), "rps": len(latencies) / seconds, "chunks_s": tally.chunks / seconds,
         "p50_ms": _at(latencies, 0.5), "p99_ms": _at(latencies, 0.99), "first50_ms": _at(first, 0.5),
-        "failures": tally.failures,
+        "failures": tally.failures, "all_requests": tally.all_requests, "all_chunks": tally.all_chunks,
     }  # fmt: skip
 
 
