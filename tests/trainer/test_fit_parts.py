@@ -18,6 +18,7 @@ from trainer.budget import plan_run
 from trainer.conditions import Conditions
 from trainer.dataset import LengthBucketSampler, TokenRows
 from trainer.embeddings import CachedEmbedder
+from trainer.fit_difficulty import _try_shares
 from trainer.fit_mf import Outcomes, fit_mf, standardiser
 from trainer.loop import LoopSettings, train
 
@@ -239,3 +240,12 @@ def test_standardiser_keeps_a_vectors_shape_and_levels_features() -> None:
     assert np.abs(x[:, 4]).max() == 0.0  # a feature that never moves
     with pytest.raises(ValueError, match="do not add up to 5 columns"):
         standardiser(table, ((2, 1.0, False),))
+
+
+def test_frozen_probes_get_a_share_where_the_two_err_differently() -> None:
+    targets = torch.tensor([[1.0, 0.0], [0.0, 1.0]] * 20)
+    right = 4 * targets - 2
+    noise = torch.from_numpy(np.random.default_rng(0).normal(scale=4, size=(2, 40, 2)))
+    tried = _try_shares(right + noise[0], targets.double(), right + noise[1])
+    assert min(tried, key=lambda share: tried[share]) == 0.5
+    assert list(_try_shares(right, targets, None)) == [0.0]
