@@ -248,7 +248,7 @@ def load_settings(path: Path) -> Settings:
         data: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or an escape beyond Unicode
         raise SettingsError(f"{path}: not valid YAML: {error}") from error
     settings = parse_settings(data, str(path))
     return _beside(path.parent, settings)
