@@ -49,7 +49,7 @@ def _is_whole(piece: bytes) -> bool:
 
 
 def _is_object(data: bytes) -> bool:
-    return data.startswith(b"{") and data.endswith(b"}") and _is_text(data)
+    return data.startswith(b"{") and data.endswith(b"}")
 
 
 def _is_text(data: bytes) -> bool:
@@ -110,6 +110,12 @@ class StreamRelay:
         await attempt.finish()
 
     def _event(self, event: bytes, counted: bool = False) -> bytes:
+        """`_passed`, of an event that is text: bytes that are none end a client's reading."""
+        if not _is_text(event):
+            raise BackendBroken("an event of the stream is not UTF-8")
+        return self._passed(event, counted)
+
+    def _passed(self, event: bytes, counted: bool) -> bytes:
         """What the client gets for one event; b'' when it is kept back, dropped, or after the end."""
         data = event_data(event)
         if not data:

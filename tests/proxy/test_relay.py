@@ -150,6 +150,26 @@ async def test_error_event_inside_a_stream_is_raised_not_relayed() -> None:
         await relayed(attempt)
 
 
+@pytest.mark.parametrize(
+    "bad", [b": \x80\n\n", b"\x80ata: {}\n\n", b"event: \xff\n" + chunk({"content": "x"})]
+)
+@pytest.mark.parametrize("size", [1, 10_000])
+async def test_bytes_that_are_no_text_never_reach_a_client(bad: bytes, size: int) -> None:
+    whole = whole_stream()
+    middle = whole.index(b"\n\n", len(whole) // 2) + 2
+    data = whole[:middle] + bad + whole[middle:]
+    pieces = cut(data, list(range(0, len(data), size)))
+    attempt = TierAttempt(0, make_call(), PieceReply(pieces), Asked())
+    try:
+        await attempt.ready()
+        sent = await relayed(attempt)
+    except BackendBroken as broken:
+        assert "UTF-8" in str(broken)  # noqa: PT017 - a held stream drops what it does not understand instead
+    else:
+        assert size > 1
+        sent.decode()
+
+
 async def test_stream_without_content_is_not_ready() -> None:
     attempt = TierAttempt(1, make_call(), PieceReply([chunk({"role": "assistant", "content": ""})]), Asked())
     with pytest.raises(BackendBroken, match="before any content"):
