@@ -57,6 +57,7 @@ class UpshiftApp(FastAPI):
     meter: Meter
     ready: bool = False
     on_reload: OnReload | None = None
+    closers: Sequence[Callable[[], Awaitable[None]]] = ()  # in order
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -68,6 +69,21 @@ class UpshiftApp(FastAPI):
     async def serve_routes(self, scope: Scope, receive: Receive, send: Send) -> None:
         """FastAPI's own part."""
         await super().__call__(scope, receive, send)
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Scorers run once before the first request; whatever the application opened is closed after the last."""
+    assert isinstance(app, UpshiftApp)
+    try:
+        await app.gateway.scorers.warm()
+    except ScorerError:
+        _log.exception("a scorer does not run; requests will fail over as configured")
+    app.ready = True
+    yield
+    app.ready = False
+    for close in app.closers:
+        await close()
 
 
 def create_app(
@@ -98,30 +114,10 @@ def create_app(
     lines = RequestLines(settings.telemetry.log_requests)
     recorder = Recorder(metrics, decisions, ladder, settings.log.store_text, lines, tracing)
 
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        assert isinstance(app, UpshiftApp)
-        try:
-            await app.gateway.scorers.warm()
-        except ScorerError:
-            _log.exception("a scorer does not run; requests will fail over as configured")
-        app.ready = True
-        yield
-        app.ready = False
-        await app.gateway.scorers.close()
-        await embeddings.close()
-        for backend in backends:
-            await backend.close()
-        await decisions.close()
-        if meter is None:
-            await app.meter.close()
-        if tracing is not None:
-            await asyncio.to_thread(tracing.close)
-
     app = UpshiftApp(
         title="Upshift",
         summary="An OpenAI-compatible routing proxy: small model first, shift up when it must.",
-        lifespan=lifespan,
+        lifespan=_lifespan,
         docs_url="/docs",
         redoc_url=None,
     )
@@ -144,4 +140,10 @@ def create_app(
     add_admin(app, lambda: app.on_reload)
     add_error_handlers(app)
     install_document(app, list(judge.policy.strategies))
+    closers = [judge.close, embeddings.close, *(backend.close for backend in backends), decisions.close]
+    if meter is None:
+        closers.append(app.meter.close)
+    if tracing is not None:
+        closers.append(partial(asyncio.to_thread, tracing.close))
+    app.closers = closers
     return app

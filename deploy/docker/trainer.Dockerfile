@@ -1,7 +1,7 @@
 # The trainer and the embedded pair: everything the proxy has, and torch.
 #
 #   docker build -f deploy/docker/trainer.Dockerfile -t upshift-trainer .        --build-arg TORCH=gpu for CUDA, EXTRAS=ray for Ray
-#   docker run -v $PWD:/work upshift-trainer upshift fit --examples answers.parquet --weak A --strong B --out bundle
+#   docker run -v $PWD:/data upshift-trainer upshift fit --examples answers.parquet --weak A --strong B --out bundle
 FROM python:3.11-slim-bookworm AS build
 ARG TORCH=cpu
 ARG EXTRAS=""
@@ -22,8 +22,8 @@ RUN /opt/upshift/bin/python -m pip install --constraint requirements/constraints
 FROM python:3.11-slim-bookworm
 RUN groupadd --gid 10001 upshift && useradd --uid 10001 --gid 10001 --no-create-home --shell /usr/sbin/nologin upshift
 COPY --from=build /opt/upshift /opt/upshift
-COPY demo /work/demo
+COPY demo /data/demo
 ENV PATH=/opt/upshift/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HF_HUB_OFFLINE=1 HOME=/tmp
 USER 10001:10001
-WORKDIR /work
+WORKDIR /data
 CMD ["upshift", "--help"]
