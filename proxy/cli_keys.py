@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from proxy.time_span import span_s
 from routing.errors import SettingsError
 
 _LIMITS = ("requests_per_minute", "tokens_per_minute", "usd_per_day", "usd_per_month")
-_UNITS_S = {"h": 3600, "d": 86_400, "w": 7 * 86_400}
 
 
 def add_keys(commands: Any) -> None:
@@ -94,10 +94,9 @@ def _file(options: argparse.Namespace) -> Path:
 
 def moment(text: str, now: datetime) -> datetime:
     """A date, or a time from `now`. Raises `SettingsError`."""
-    unit_s = _UNITS_S.get(text[-1:])
     try:
-        if unit_s is not None:
-            return (now + timedelta(seconds=float(text[:-1]) * unit_s)).replace(microsecond=0)
+        if (after_s := span_s(text)) is not None:
+            return (now + timedelta(seconds=after_s)).replace(microsecond=0)
         found = datetime.fromisoformat(text)
     except (ValueError, OverflowError) as error:
         raise SettingsError(

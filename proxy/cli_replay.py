@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import re
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from proxy.time_span import span_s
 from routing.errors import PolicyError, ScorerError, SettingsError
 from routing.policy import Policy, Rule, Signals
 from routing.protocols import Answer
@@ -22,7 +23,6 @@ _COLUMNS = (
     "entry", "reason", "decision", "propensity", "explore_share", "scorers", "route_score", "difficulty",
     "answer_score", "cost_usd", "baseline_usd", "prompt", "judged", "judged_finish", "judged_logprobs",
 )  # fmt: skip
-_UNITS_S = {"h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 
 
 @dataclass(slots=True)
@@ -167,7 +167,10 @@ def _nothing(taken: _Taken, policy: Policy) -> str:
 
 
 def _seconds(text: str) -> float:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([hdw])", text)
-    if match is None:
+    try:
+        seconds = span_s(text)
+    except ValueError:
+        seconds = None
+    if seconds is None or not 0.0 <= seconds < math.inf:
         raise SettingsError(f"--since {text!r}: expected a time like 12h, 7d or 4w")
-    return float(match[1]) * _UNITS_S[match[2]]
+    return seconds
