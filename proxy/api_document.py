@@ -39,6 +39,9 @@ _POSTS: dict[str, tuple[type[BaseModel], type[BaseModel], str, bool]] = {
         schemas.RouteRequest, schemas.RouteAnswer, "Scores and decision for a prompt; nothing is generated.",
         False,
     ),
+    "/v1/feedback": (
+        schemas.FeedbackRequest, schemas.FeedbackAnswer, "How good an answer was, by its request id.", False,
+    ),
     "/chat": (
         schemas.ChatRequest, schemas.ChatAnswer, "One prompt in, the routed answer out.", False,
     ),

@@ -224,6 +224,34 @@ class RouteAnswer(BaseModel):
     difficulty: float | None = None
 
 
+class FeedbackRequest(BaseModel):
+    """What a client says of an answer: its `x-request-id`, and how good it was."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "oneOf": [
+                {"required": ["rating"], "properties": {"rating": {"type": "number"}}},
+                {"required": ["quality"], "properties": {"quality": {"type": "number"}}},
+            ]
+        },
+    )
+
+    request_id: str = Field(min_length=1)
+    rating: Share | None = None
+    quality: Share | None = None
+    comment: Text | None = None
+
+
+class FeedbackAnswer(BaseModel):
+    """What was stored, and how the answer came about."""
+
+    object: str
+    request_id: str
+    quality: float
+    decision: str
+
+
 class ChatRequest(_Open):
     """One prompt. Unknown fields go on to the backend as they are."""
 

@@ -25,6 +25,7 @@ from proxy.edge import Edge, Handler
 from proxy.embeddings import Embeddings
 from proxy.endpoints import add_admin, add_endpoints
 from proxy.error_handlers import add_error_handlers
+from proxy.feedback import FeedbackEndpoint
 from proxy.gateway import Gateway
 from proxy.limits import Meter
 from proxy.log_lines import RequestLines
@@ -133,6 +134,7 @@ def create_app(
         "/v1/responses": Responses(gateway, passing),
         "/v1/embeddings": embeddings,
         "/v1/route": RouteEndpoint(gateway),
+        "/v1/feedback": FeedbackEndpoint(gateway, decisions),
         "/chat": ChatEndpoint(gateway),
     }
     app.edge = Edge(gateway, app.direct, StoredResponses(gateway, passing), app.serve_routes)

@@ -16,7 +16,7 @@ from pydantic import Field, field_validator, model_validator
 
 from proxy.section import Section
 
-KeyScope = Literal["chat", "embeddings", "metrics", "admin"]
+KeyScope = Literal["chat", "embeddings", "feedback", "metrics", "admin"]
 SCOPES: tuple[str, ...] = get_args(KeyScope)
 CLIENT_SCOPES: frozenset[KeyScope] = frozenset({"chat", "embeddings"})
 
@@ -29,7 +29,8 @@ class KeySettings(Section):
     sha256: str = Field("", pattern=r"^([0-9a-f]{64})?$", description="hash of the key, 64 hex digits")
     key_env: str = Field("", description="environment variable that holds the key, instead of its hash")
     scopes: frozenset[KeyScope] = Field(
-        CLIENT_SCOPES, description="what it opens: chat, embeddings, metrics, admin (everything)"
+        CLIENT_SCOPES,
+        description="what it opens: chat (and feedback), embeddings, feedback, metrics, admin (everything)",
     )
     expires: datetime | None = Field(None, description="no longer valid from then on (UTC); empty: never")
     requests_per_minute: int = Field(0, ge=0, description="requests in any minute; 0: no limit")

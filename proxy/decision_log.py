@@ -13,65 +13,21 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from proxy.settings import LogSettings
 from routing.errors import SettingsError
+from routing.log_tables import TABLES
 from routing.protocols import DecisionLog
 
 _log = logging.getLogger("upshift.log")
-COLUMNS: Mapping[str, str] = {
-    "request_id": "TEXT NOT NULL",
-    "at": "DOUBLE PRECISION NOT NULL",  # seconds since the epoch
-    "api": "TEXT NOT NULL",
-    "stream": "BOOLEAN NOT NULL",
-    "strategy": "TEXT NOT NULL",
-    "threshold": "DOUBLE PRECISION",
-    "policy": "TEXT NOT NULL",
-    "prompt_id": "TEXT NOT NULL",
-    "decision": "TEXT NOT NULL",
-    "reason": "TEXT NOT NULL",
-    "tier": "TEXT NOT NULL",
-    "propensity": "DOUBLE PRECISION",
-    "route_score": "DOUBLE PRECISION",
-    "difficulty": "DOUBLE PRECISION",
-    "answer_score": "DOUBLE PRECISION",
-    "outcome": "TEXT NOT NULL",
-    "status": "INTEGER NOT NULL",
-    "prompt_tokens": "BIGINT",
-    "completion_tokens": "BIGINT",
-    "cost_usd": "DOUBLE PRECISION",
-    "baseline_usd": "DOUBLE PRECISION",
-    "total_s": "DOUBLE PRECISION",
-    "first_byte_s": "DOUBLE PRECISION",
-    "prompt": "TEXT",
-    "answer": "TEXT",
-    "entry": "TEXT",  # the first action: strong, checked, unchecked; null: pinned
-    "explore_share": "DOUBLE PRECISION",  # of the policy, where it was free to explore
-    "scorers": "TEXT",  # fingerprint of what the scores come from
-    "judged": "TEXT",  # the answer that the evaluator read, served or not; with text only
-    "judged_finish": "TEXT",
-    "judged_logprobs": "TEXT",  # a JSON list
-}
-CREATE = (
-    f"CREATE TABLE IF NOT EXISTS decisions ({', '.join(f'{name} {kind}' for name, kind in COLUMNS.items())})"
-)
-CREATE_INDEX = "CREATE INDEX IF NOT EXISTS decisions_at ON decisions (at)"
+COLUMNS = TABLES["decisions"]
 _BATCH_ROWS = 2_000
 _RETRY_S = 1.0
 _TRIM_INTERVAL_S = 60.0
 _CLOSE_S = 10.0
 Row = tuple[object, ...]
-
-
-def missing_columns(there: Collection[str]) -> list[str]:
-    """Statements that bring a table with the columns `there` up to date."""
-    return [
-        f"ALTER TABLE decisions ADD COLUMN {name} {kind}"
-        for name, kind in COLUMNS.items()
-        if name not in there
-    ]
 
 
 class DatabaseDown(Exception):
@@ -85,12 +41,13 @@ class RowRefused(DatabaseDown):
 class Store(Protocol):
     """A database, used by the writer thread alone. Every method but `close` raises `DatabaseDown`."""
 
-    def write(self, rows: Sequence[Row]) -> None:
-        """All of `rows` in one transaction, or none."""
+    def write(self, rows: Sequence[Row], table: str = "decisions") -> None:
+        """All of `rows`, of one table, in one transaction, or none."""
         ...
 
     def trim(self, oldest_at: float | None, max_rows: int) -> None:
-        """Delete rows before `oldest_at`, and the oldest beyond `max_rows` (0: no bound)."""
+        """Delete rows of every table before `oldest_at`, and the oldest decisions beyond `max_rows` (0: no
+        bound)."""
         ...
 
     def close(self) -> None: ...
@@ -103,7 +60,7 @@ class QueuedLog:
         self._store = store
         self._settings = settings
         self._on_drop = on_drop
-        self._rows: deque[Row] = deque()
+        self._rows: deque[tuple[str, Row]] = deque()
         self._stop = threading.Event()
         self._trim_at = time.monotonic()
         self._down = False
@@ -115,11 +72,11 @@ class QueuedLog:
         """Rows not yet written."""
         return len(self._rows)
 
-    def record(self, row: Mapping[str, object]) -> None:
+    def record(self, row: Mapping[str, object], table: str = "decisions") -> None:
         if len(self._rows) >= self._settings.max_queued_rows:
             self._on_drop(1)
             return
-        self._rows.append(tuple(row.get(name) for name in COLUMNS))
+        self._rows.append((table, tuple(row.get(name) for name in TABLES[table])))
 
     async def close(self) -> None:
         """Write what waits, for at most 10 s; what the database does not take is dropped and counted."""
@@ -148,20 +105,30 @@ class QueuedLog:
     def _flush(self) -> None:
         """Rows leave the queue only once they are committed."""
         while self._rows:
-            rows = [self._rows[index] for index in range(min(len(self._rows), _BATCH_ROWS))]
+            table, rows = self._batch()
             try:
-                self._store.write(rows)
+                self._store.write(rows, table)
             except RowRefused as error:
-                self._write_singly(rows, error)
+                self._write_singly(rows, table, error)
             for _ in rows:
                 self._rows.popleft()
 
-    def _write_singly(self, rows: Sequence[Row], error: RowRefused) -> None:
+    def _batch(self) -> tuple[str, list[Row]]:
+        """The rows at the head of the queue that go into one table; by index, since others append."""
+        table, rows = self._rows[0][0], list[Row]()
+        for index in range(min(len(self._rows), _BATCH_ROWS)):
+            other, row = self._rows[index]
+            if other != table:
+                break
+            rows.append(row)
+        return table, rows
+
+    def _write_singly(self, rows: Sequence[Row], table: str, error: RowRefused) -> None:
         """One row that the database refuses must not hold up all others."""
         _log.warning("the decision log refuses a row: %s; it is dropped", error)
         for row in rows:
             try:
-                self._store.write([row])
+                self._store.write([row], table)
             except RowRefused:
                 self._on_drop(1)
 
@@ -176,7 +143,7 @@ class QueuedLog:
 class NoDecisionLog:
     """The log that is off."""
 
-    def record(self, row: Mapping[str, object]) -> None:
+    def record(self, row: Mapping[str, object], table: str = "decisions") -> None:
         return
 
     async def close(self) -> None:

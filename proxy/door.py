@@ -99,7 +99,7 @@ class Door:
         key = self._keys.find(header(scope, b"authorization"))
         if path.startswith("/v1/models"):
             return key
-        key.require("embeddings" if path.rstrip("/") == "/v1/embeddings" else "chat")
+        key.require(_scope_of(path.rstrip("/"), key))
         return key
 
     def _identify_operator(self, scope: Scope, path: str) -> ApiKey | None:
@@ -115,6 +115,13 @@ class Door:
             401, f"{path} is for this machine, for the admin port, or for a key with the scope '{wanted}'.",
             code="missing_api_key",
         )  # fmt: skip
+
+
+def _scope_of(path: str, key: ApiKey) -> str:
+    """The scope that a path of the API asks for. Who may ask may also say how good the answer was."""
+    if path == "/v1/embeddings":
+        return "embeddings"
+    return "feedback" if path == "/v1/feedback" and "feedback" in key.scopes else "chat"
 
 
 class _LimitStamp:

@@ -95,6 +95,9 @@ class Metrics:
             "upshift_fail_open", "Scorer failures.", ["scorer", "reason"], registry=registry
         )
         self._hedges = Counter("upshift_hedges", "Races of two tiers.", ["outcome"], registry=registry)
+        self.feedback = Counter(
+            "upshift_feedback", "Ratings by clients.", ["decision", "rating"], registry=registry
+        )
         self.rows_dropped = Counter("upshift_log_rows_dropped", "Decision log rows lost.", registry=registry)
         self.in_flight = Gauge(
             "upshift_in_flight_requests",

@@ -10,19 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from proxy.decision_log import (
-    COLUMNS,
-    CREATE,
-    CREATE_INDEX,
-    DatabaseDown,
-    Row,
-    RowRefused,
-    missing_columns,
-)
+from proxy.decision_log import DatabaseDown, Row, RowRefused
 from routing.errors import SettingsError
+from routing.log_tables import TABLES, create_statements, missing_columns
 
-_COPY = f"COPY decisions ({', '.join(COLUMNS)}) FROM STDIN"
-_STREAM = list(COLUMNS).index("stream")
+_COPY = {table: f"COPY {table} ({', '.join(columns)}) FROM STDIN" for table, columns in TABLES.items()}
 _OPTIONS: dict[str, Any] = {
     "connect_timeout": 3,
     "options": "-c statement_timeout=10000 -c lock_timeout=5000",
@@ -32,7 +24,7 @@ _OPTIONS: dict[str, Any] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
 }
-_THERE = "SELECT attname FROM pg_attribute WHERE attrelid = 'decisions'::regclass AND attnum > 0"
+_THERE = "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0"
 _TRIM = "DELETE FROM decisions WHERE ctid IN (SELECT ctid FROM decisions ORDER BY at DESC OFFSET %s)"
 
 
@@ -54,14 +46,12 @@ class PostgresStore:
         except psycopg.ProgrammingError as error:
             raise SettingsError("log.url: not a valid postgresql:// URL") from error
 
-    def write(self, rows: Sequence[Row]) -> None:
+    def write(self, rows: Sequence[Row], table: str = "decisions") -> None:
         try:
             connection = self._open()
-            with connection.transaction(), connection.cursor() as cursor, cursor.copy(_COPY) as copy:
+            with connection.transaction(), connection.cursor() as cursor, cursor.copy(_COPY[table]) as copy:
                 for row in rows:
-                    values = [_storable(value) for value in row]
-                    values[_STREAM] = bool(values[_STREAM])
-                    copy.write_row(values)
+                    copy.write_row([_storable(value) for value in row])
         except self._psycopg.DataError as error:
             raise RowRefused(_describe(error)) from error
         except self._psycopg.Error as error:
@@ -73,7 +63,8 @@ class PostgresStore:
             connection = self._open()
             with connection.transaction():
                 if oldest_at is not None:
-                    connection.execute("DELETE FROM decisions WHERE at < %s", (oldest_at,))
+                    for table in TABLES:
+                        connection.execute(f"DELETE FROM {table} WHERE at < %s", (oldest_at,))
                 if max_rows:
                     connection.execute(_TRIM, (max_rows,))
         except self._psycopg.Error as error:
@@ -92,11 +83,12 @@ class PostgresStore:
                 with connection.transaction():
                     # several workers start at once, and CREATE TABLE IF NOT EXISTS alone would race
                     connection.execute("SELECT pg_advisory_xact_lock(7421)")
-                    connection.execute(CREATE)
-                    connection.execute(CREATE_INDEX)
-                    there = {name for (name,) in connection.execute(_THERE)}
-                    for statement in missing_columns(there):
+                    for statement in create_statements():
                         connection.execute(statement)
+                    for table in TABLES:
+                        there = {name for (name,) in connection.execute(_THERE, (table,))}
+                        for statement in missing_columns(table, there):
+                            connection.execute(statement)
             except self._psycopg.Error:
                 connection.close()
                 raise

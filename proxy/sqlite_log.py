@@ -6,18 +6,14 @@ import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
-from proxy.decision_log import (
-    COLUMNS,
-    CREATE,
-    CREATE_INDEX,
-    DatabaseDown,
-    Row,
-    RowRefused,
-    missing_columns,
-)
+from proxy.decision_log import DatabaseDown, Row, RowRefused
 from routing.errors import SettingsError
+from routing.log_tables import TABLES, create_statements, missing_columns
 
-_INSERT = f"INSERT INTO decisions ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
+_INSERT = {
+    table: f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
+    for table, columns in TABLES.items()
+}
 _LOCKED_S = 5.0  # how long the writer thread waits for another writer's lock
 
 
@@ -38,11 +34,11 @@ class SqliteStore:
         except (OSError, sqlite3.Error) as error:
             raise SettingsError(f"log.url: {path} cannot be used as a SQLite file: {error}") from error
 
-    def write(self, rows: Sequence[Row]) -> None:
+    def write(self, rows: Sequence[Row], table: str = "decisions") -> None:
         try:
             database = self._open()
             with database:
-                database.executemany(_INSERT, rows)
+                database.executemany(_INSERT[table], rows)
         except (sqlite3.DataError, sqlite3.IntegrityError, sqlite3.InterfaceError, OverflowError,
                 UnicodeEncodeError) as error:  # fmt: skip
             raise RowRefused(str(error)) from error
@@ -55,7 +51,8 @@ class SqliteStore:
             database = self._open()
             with database:
                 if oldest_at is not None:
-                    database.execute("DELETE FROM decisions WHERE at < ?", (oldest_at,))
+                    for table in TABLES:
+                        database.execute(f"DELETE FROM {table} WHERE at < ?", (oldest_at,))
                 if max_rows:
                     database.execute(
                         "DELETE FROM decisions WHERE rowid <= "
@@ -91,13 +88,14 @@ class SqliteStore:
 
 
 def _prepare(database: sqlite3.Connection) -> None:
-    """The table as it is now; a log of an older version gets the columns it lacks."""
+    """The tables as they are now; a log of an older version gets what it lacks."""
     with database:
-        database.execute(CREATE)
-        database.execute(CREATE_INDEX)
-        there = {row[1] for row in database.execute("PRAGMA table_info(decisions)")}
-        for statement in missing_columns(there):
+        for statement in create_statements():
             database.execute(statement)
+        for table in TABLES:
+            there = {row[1] for row in database.execute(f"PRAGMA table_info({table})")}
+            for statement in missing_columns(table, there):
+                database.execute(statement)
 
 
 def sqlite_path(url: str) -> Path:

@@ -110,9 +110,10 @@ class AnswerScorer(Protocol):
 
 
 class DecisionLog(Protocol):
-    """Where one row a request goes. `record` never blocks and never raises."""
+    """Where one row a request goes. `record` never blocks and never raises; `table` is one of
+    `routing.log_tables.TABLES`."""
 
-    def record(self, row: Mapping[str, object]) -> None: ...
+    def record(self, row: Mapping[str, object], table: str = "decisions") -> None: ...
 
     async def close(self) -> None:
         """Write what is still held back."""

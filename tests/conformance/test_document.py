@@ -20,7 +20,8 @@ EXAMPLES = 20  # per operation, half of what is sent breaks the schema
 KEYS = {"authorization": f"Bearer {KEY}"}
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 PROXIED = (
-    "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings", "/v1/route", "/chat",
+    "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings", "/v1/route", "/v1/feedback",
+    "/chat",
 )  # fmt: skip
 MODELS = ("upshift", "upshift-evaluator-0.5", "weak", "strong-model")
 

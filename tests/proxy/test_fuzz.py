@@ -26,7 +26,15 @@ from tests.proxy.live_proxy import FixedScorers, make_settings
 
 BATCH = 1
 HANG_S = 20.0  # on a machine that does other things too
-PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings", "/v1/route", "/chat")
+PATHS = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/responses",
+    "/v1/embeddings",
+    "/v1/route",
+    "/v1/feedback",
+    "/chat",
+)
 FIELDS = (
     "model",
     "messages",
@@ -87,6 +95,7 @@ GOOD: list[Any] = [
     {"model": "strong", "input": [{"role": "user", "content": [{"type": "input_text", "text": "x"}]}]},
     {"model": "upshift", "input": "hello", "stream": True, "tools": [{"type": "function", "name": "f"}]},
     {"prompt": "hello", "strategy": "evaluator", "threshold": 0.5},
+    {"request_id": "req_1", "rating": 0.5},
     {
         "model": "upshift",
         "messages": [{"role": "user", "content": "x"}],
