@@ -83,12 +83,16 @@ def fit_policy(
     price_ratio: float | None = None,
     explore_share: float = DEFAULT_EXPLORE_SHARE,
     seed: int = 0,
+    unseen: tuple[Floats, Floats] | None = None,
 ) -> FittedPolicy:
     """Maps, joint rule and thresholds at `quality` (of strong's) from the calibration prompts.
 
+    `unseen` are the evaluator's raw scores of other answers that it has not seen and whether those were
+    adequate: they join the calibration prompts' in its map.
+
     Costs are the rows' means, else weak : strong = `price_ratio`, else unknown: then only quality counts.
     """
-    maps, losses = fit_maps(scored, seed)
+    maps, losses = fit_maps(scored, seed, unseen)
     scores = calibrate_scores(scored, maps)
     costs, known = mean_costs(scored, price_ratio)
     joint = []
@@ -136,7 +140,7 @@ def highest_threshold(strategy: str) -> float:
 
 
 def fit_maps(
-    scored: ScoredPairs, seed: int = 0
+    scored: ScoredPairs, seed: int = 0, unseen: tuple[Floats, Floats] | None = None
 ) -> tuple[dict[str, CalibrationMap], dict[str, dict[str, float]]]:
     """One map per raw score, chosen by cross-validated log loss, and those losses."""
     adequate = (scored.q_weak >= 0.5).astype(np.float64)
@@ -150,7 +154,11 @@ def fit_maps(
             scored.difficulty_raw, shift, input="raw", seed=seed
         )
     if scored.adequate_raw is not None:
-        maps["adequate"], losses["adequate"] = choose_map(scored.adequate_raw, adequate, seed=seed)
+        raw, labels = scored.adequate_raw, adequate
+        if unseen is not None:
+            # A slope from the hundred calibration answers of a small table is a guess; these are out of fold.
+            raw, labels = np.concatenate([raw, unseen[0]]), np.concatenate([labels, unseen[1]])
+        maps["adequate"], losses["adequate"] = choose_map(raw, labels, seed=seed)
     if scored.weak_adequate_raw is not None:
         maps["weak_adequate"], losses["weak_adequate"] = choose_map(
             scored.weak_adequate_raw, adequate, seed=seed

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.numpy import load as decode_tensors
 
 from routing.bundle import SPLITS, recover_bundle, write_bundle
 from routing.errors import BundleError, ExamplesError
@@ -39,7 +40,7 @@ from trainer.devices import agree, is_first
 from trainer.examples import PairTable, pair_examples
 from trainer.familiarity import familiarity_files
 from trainer.fit_options import MIN_SPLIT_PROMPTS, FitInput, FitOptions, read_input
-from trainer.fit_scorers import parts_of
+from trainer.fit_scorers import UNSEEN, parts_of
 from trainer.manifest import git_revision
 from trainer.score import score_pairs
 from trainer.scored import ScoredPairs
@@ -185,7 +186,7 @@ def _write(
     told = {"quality": options.quality, "price_ratio": options.price_ratio, "seed": options.seed}
     ladder: dict[str, Any] = {}
     if len(steps) == 1:
-        fitted = fit_policy(steps[0], **told)
+        fitted = fit_policy(steps[0], **told, unseen=_unseen(parts))
         if (folder / _PREFIX_SCORES).exists():
             prefixes = PrefixScores.from_bytes((folder / _PREFIX_SCORES).read_bytes())
             set_early_bounds(fitted, steps[0], prefixes)
@@ -208,8 +209,16 @@ def _prompts(data: FitInput, split: str) -> list[str]:
 def _files(data: FitInput, parts: Mapping[str, Part]) -> dict[str, bytes | Path]:
     files: dict[str, bytes | Path] = {SPLITS: _json(data.splits)}
     for part in parts.values():
-        files |= part.files
+        files |= {name: content for name, content in part.files.items() if name != UNSEEN}
     return files
+
+
+def _unseen(parts: Mapping[str, Part]) -> tuple[np.ndarray, np.ndarray] | None:
+    """The evaluator's raw scores of training answers out of fold, and which were adequate."""
+    if "evaluator" not in parts or UNSEEN not in parts["evaluator"].files:
+        return None
+    arrays = decode_tensors(parts["evaluator"].files[UNSEEN])
+    return arrays["raw"], arrays["adequate"]
 
 
 def _subset(pairs: PairTable, rows: np.ndarray) -> PairTable:

@@ -7,7 +7,7 @@ evaluator before the difficulty classifier, because it is where the signal is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,17 +20,20 @@ from scorers.features import FEATURE_NAMES
 from scorers.prompt_features import N_PROMPT_FEATURES, PROMPT_FEATURES
 from scorers.runtime.stack import READINGS
 from trainer.conditions import Conditions
+from trainer.examples import Example
 from trainer.fit_difficulty import fit_difficulty
 from trainer.fit_encoders import describe_encoder, open_query
 from trainer.fit_evaluator import fit_evaluator, model_offsets
 from trainer.fit_mf import Outcomes, fit_mf, quality_table, query_blocks
 from trainer.fit_options import FitInput
-from trainer.fit_stack import add_network, fit_stack
+from trainer.fit_stack import FittedStack, add_network, fit_stack
 from trainer.work_folder import Part
 
 # Shares of the minutes; the rest is reading, embedding and scoring. The difficulty classifier has both where
 # there is no evaluator.
 DIFFICULTY_SHARE, EVALUATOR_SHARE = 0.38, 0.45
+
+UNSEEN = "unseen.safetensors"  # of the evaluator's part, for calibration only
 
 Parts = Mapping[str, Part]
 FitPart = Callable[[FitInput, Parts, Conditions], Part]
@@ -133,7 +136,13 @@ def fit_evaluator_part(data: FitInput, _: Parts, conditions: Conditions) -> Part
     whole = add_network(stack, len(train), fitted.valid_logits, valid)
     conditions.progress("fit stack", 1, 1)
     part = _text_model("evaluator", fitted.model, folder, settings.max_tokens, whole.tensors())
-    part.entry |= {"features": list(FEATURE_NAMES), "outputs": settings.outputs}
+    part.entry |= {
+        "features": list(FEATURE_NAMES),
+        "prompt_features": list(PROMPT_FEATURES),
+        "outputs": settings.outputs,
+    }
+    if not whole.reads_network:  # else the sum's log-odds are other ones than those out of fold
+        part.files[UNSEEN] = _encode_unseen(rows, stack)
     part.log = {
         **fitted.log.to_dict(),
         "sample": fitted.plan.to_dict(),
@@ -141,10 +150,19 @@ def fit_evaluator_part(data: FitInput, _: Parts, conditions: Conditions) -> Part
         "stack": {
             "rows": stack.rows,
             "log_loss": stack.losses,
+            "kernel": stack.kernel_tried,
             "mix": {name: round(float(x), 6) for name, x in zip(READINGS, whole.mix, strict=True)},
         },
     }
     return part
+
+
+def _encode_unseen(rows: Sequence[Example], stack: FittedStack) -> bytes:
+    """The evaluator's P(adequate) of the weak model's answers out of fold, and whether they were: with the
+    calibration prompts they make its map (`trainer/calibrate.py`). Not for the bundle."""
+    logits = np.array(list(stack.unseen.values()))
+    adequate = np.array([float(rows[at].quality >= 0.5) for at in stack.unseen])
+    return encode_tensors({"raw": 0.5 * (1.0 + np.tanh(0.5 * logits)), "adequate": adequate})
 
 
 def _text_model(

@@ -8,14 +8,17 @@ one's.
 Prefixes are taught beside whole answers, so that a stream can be judged half-way; the weights of the sum
 are those of whole answers.
 
-Cost: vectors of the prompts and of the weak model's answers (minutes for thousands), trees in seconds.
+Where the table has reference answers, a teacher who sees them softens the labels that the kernel machine
+learns from (`trainer/fit_teacher.py`), if that lowers the loss on labels out of fold.
+
+Cost: vectors of the prompts and of the weak model's answers (minutes for thousands), the rest in seconds.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
@@ -23,9 +26,14 @@ from sklearn.linear_model import LogisticRegression
 from scorers.answer import AnswerLike
 from scorers.encoders import EncoderFolder
 from scorers.features import LOGPROB_BLOCK, LOGPROB_FEATURES, features_of
+from scorers.prompt_features import features_of_prompts
+from scorers.runtime.kernel import KernelReading
 from scorers.runtime.session import EncoderSession
-from scorers.runtime.stack import COLUMN_BOUND, READINGS, AnswerStack, stack_columns
+from scorers.runtime.stack import COLUMN_BOUND, READINGS, AnswerStack, kernel_inputs, stack_columns
 from trainer.examples import Example
+from trainer.fit_kernel import MAX_ROWS as MAX_KERNEL_ROWS
+from trainer.fit_kernel import RIDGES, KernelFit
+from trainer.fit_teacher import teach
 from trainer.fit_trees import fit_trees
 from trainer.prefixes import CHECKPOINT_TOKENS, answer_of, cut_answer
 from trainer.split import fold_of
@@ -37,7 +45,8 @@ PREFIX_SHARE = 0.25
 PREFIX_WEIGHT = 0.25  # what a prefix counts beside a whole answer: whole ones decide most often
 LOGPROB_DROP = 0.15
 HEAD_RIDGES = (1.0, 5.0, 2.0)  # of the prompt heads, on unit vectors
-FEATURE_C, VECTOR_C, MIX_C = 0.05, 2e-3, 0.3  # inverse ridges, on standardised columns
+FEATURE_C, MIX_C = 0.05, 0.3  # inverse ridges, on standardised columns
+TEACHER_SHARE = 0.5  # of the teacher's opinion in a soft label
 NETWORK_SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
@@ -60,12 +69,14 @@ class StackRows:
 @dataclass(slots=True)
 class FittedStack:
     """The stack and what its parts gave, out of fold, on the weak model's whole answers: log losses of each
-    reading and of the sum, and the sum's log-odds by position in the rows given."""
+    reading and of the sum, the sum's log-odds by position in the rows given, and the kernel's losses by
+    target and ridge."""
 
     stack: AnswerStack
     losses: dict[str, float]
     rows: int
     unseen: dict[int, float]
+    kernel_tried: dict[str, float]
 
 
 def model_weights(offsets: Mapping[str, float], weak: str) -> dict[str, float]:
@@ -97,26 +108,43 @@ def fit_stack(
         weight, bias = _prompt_heads(query[fold != k], targets[fold != k])
         told[fold == k] = query[fold == k] @ weight.T + bias
     columns = stack_columns(read.features, told[read.prompt])
+    asked = features_of_prompts(list(prompts.values()))
     own = np.flatnonzero(read.weak)
+    y, whole = read.y[own], read.whole[own]
+    kernel = _KernelChoice(
+        x=kernel_inputs(
+            query[read.prompt[own]], vectors[read.vector[own]], columns[own], asked[read.prompt[own]]
+        ),
+        weight=read.weight[own],
+        whole=whole,
+        vectors=2 * query.shape[1],
+        targets={"labels": y, **_soft_labels(rows, read, asked, fold, seed)},
+        seed=seed,
+    )
     seen = np.zeros((len(own), len(READINGS) - 1))  # readings out of fold
     for k in range(FOLDS):
         train, test = fold[read.prompt] != k, fold[read.prompt[own]] == k
-        part = _fit_readings(columns, query, vectors, read, train, seed)
-        seen[test] = _read(part, columns, query, vectors, read, own[test])
+        part = _fit_readings(columns, read, train, seed)
+        seen[test, :2] = _read(part, columns, own[test])
+        kernel.try_out(~test, test)
+    seen[:, 2], tried = kernel.choose(y)
     weight, bias = _prompt_heads(query, targets)
-    everything = np.ones(len(columns), dtype=bool)
-    stack = _fit_readings(columns, query, vectors, read, everything, seed)
-    stack = replace(stack, prompt_weight=weight, prompt_bias=bias)
-    whole = read.whole[own]
-    mix, offset = fit_mix(seen[whole], read.y[own][whole])
-    losses = {
-        name: _log_loss(*_one(seen[whole, i], read.y[own][whole])) for i, name in enumerate(READINGS[:-1])
-    }
+    stack = _fit_readings(columns, read, np.ones(len(columns), dtype=bool), seed)
+    mix, offset = fit_mix(seen[whole], y[whole])
+    machine = kernel.fit()
+    stack = replace(
+        stack,
+        prompt_weight=weight,
+        prompt_bias=bias,
+        kernel=machine if mix[2] > 0.0 else machine.silenced(),
+        mix=np.append(mix, 0.0),
+        bias=offset,
+    )
+    losses = {name: _alone(seen[whole, i], y[whole]) for i, name in enumerate(READINGS[:-1])}
     total = seen[whole] @ mix + offset
-    losses["sum"] = _log_loss(total, read.y[own][whole])
-    stack = replace(stack, mix=np.append(mix, 0.0), bias=offset)
+    losses["sum"] = _log_loss(total, y[whole])
     unseen = dict(zip(read.source[own][whole].tolist(), total.tolist(), strict=True))
-    return FittedStack(stack, losses, len(columns), unseen)
+    return FittedStack(stack, losses, len(columns), unseen, tried)
 
 
 def add_network(
@@ -237,49 +265,99 @@ def _prompt_heads(query: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, n
     return weight, middle - weight @ center
 
 
-def _fit_readings(
-    columns: np.ndarray,
-    query: np.ndarray,
-    vectors: np.ndarray,
-    read: StackRows,
-    train: np.ndarray,
-    seed: int,
-) -> AnswerStack:
-    """All readings from the rows under `train`; prompt heads and weights are filled in elsewhere."""
+def _fit_readings(columns: np.ndarray, read: StackRows, train: np.ndarray, seed: int) -> AnswerStack:
+    """Trees and the linear reading from the rows under `train`; the rest is filled in elsewhere."""
     own = np.flatnonzero(read.weak & train)
     center, scale = columns[own].mean(0), columns[own].std(0)
     scale[scale < 1e-3] = 1.0
     bounded = np.clip((columns[own] - center) / scale, -COLUMN_BOUND, COLUMN_BOUND)
-    both = np.concatenate([query[read.prompt[own]], vectors[read.vector[own]]], axis=1)
-    middle, spread = both.mean(0), np.maximum(both.std(0), 1e-6)
-    weight = read.weight[own]
+    nothing = np.zeros(0)
     return AnswerStack(
-        prompt_weight=np.zeros((len(HEAD_RIDGES), query.shape[1])),
+        prompt_weight=np.zeros((len(HEAD_RIDGES), 0)),
         prompt_bias=np.zeros(len(HEAD_RIDGES)),
         trees=fit_trees(columns[train], read.y[train], read.weight[train], seed),
         center=center,
         scale=scale,
-        feature_weight=_logistic(bounded, read.y[own], weight, FEATURE_C),
-        vector_center=middle,
-        vector_weight=_logistic((both - middle) / spread, read.y[own], weight, VECTOR_C) / spread,
+        feature_weight=_logistic(bounded, read.y[own], read.weight[own], FEATURE_C),
+        kernel=KernelReading(nothing, nothing, np.zeros((0, 0)), nothing, 1.0, 0),
         mix=np.zeros(len(READINGS)),
         bias=0.0,
     )
 
 
-def _read(
-    part: AnswerStack,
-    columns: np.ndarray,
-    query: np.ndarray,
-    vectors: np.ndarray,
-    read: StackRows,
-    rows: np.ndarray,
-) -> np.ndarray:
-    """Readings (n, 3) of the weak model's rows at `rows`, as `AnswerStack.readings` with columns made."""
+def _read(part: AnswerStack, columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Trees and linear reading (n, 2) of `rows`, as `AnswerStack.readings` with columns made."""
     bounded = np.clip((columns[rows] - part.center) / part.scale, -COLUMN_BOUND, COLUMN_BOUND)
-    both = np.concatenate([query[read.prompt[rows]], vectors[read.vector[rows]]], axis=1) - part.vector_center
-    parts = (part.trees.logits(columns[rows]), bounded @ part.feature_weight, both @ part.vector_weight)
-    return np.stack(parts, axis=1)
+    return np.stack([part.trees.logits(columns[rows]), bounded @ part.feature_weight], axis=1)
+
+
+def _soft_labels(
+    rows: Sequence[Example], read: StackRows, asked: np.ndarray, fold: np.ndarray, seed: int
+) -> dict[str, np.ndarray]:
+    """`teacher`: labels of the weak model's rows (prefixes by their whole answer's) with the teacher's share;
+    nothing in a table without references."""
+    whole = np.flatnonzero(read.whole)
+    prompt = read.prompt[whole]
+    opinion = teach(
+        [rows[at] for at in read.source[whole]],
+        read.features[whole],
+        asked[prompt],
+        read.y[whole],
+        read.weight[whole],
+        fold[prompt],
+        seed,
+    )
+    if opinion is None:
+        return {}
+    by_source = dict(zip(read.source[whole].tolist(), opinion.tolist(), strict=True))
+    own = np.flatnonzero(read.weak)
+    told = np.array([by_source[at] for at in read.source[own].tolist()])
+    return {"teacher": (1.0 - TEACHER_SHARE) * read.y[own] + TEACHER_SHARE * told}
+
+
+@dataclass(slots=True)
+class _KernelChoice:
+    """The kernel machine's ridge and target, chosen by the loss on labels of prompts left out.
+
+    Aligned with the weak model's rows: inputs x (n, D), `weight`, `whole`, and each of `targets` (n,).
+    """
+
+    x: np.ndarray
+    weight: np.ndarray
+    whole: np.ndarray
+    vectors: int
+    targets: dict[str, np.ndarray]
+    seed: int
+    tried: dict[tuple[str, float], np.ndarray] = field(default_factory=dict)
+    chosen: tuple[str, float] = ("labels", RIDGES[0])
+
+    def try_out(self, train: np.ndarray, test: np.ndarray) -> None:
+        """Every candidate, fitted on rows under `train`, reads those under `test`."""
+        taken = self._taken(train)
+        fit = KernelFit.of(self.x[taken], self.weight[taken], self.vectors)
+        for name, target in self.targets.items():
+            for ridge in RIDGES:
+                out = self.tried.setdefault((name, ridge), np.zeros(len(self.x)))
+                out[test] = fit.solve(target[taken], ridge).read_answers(self.x[test])
+
+    def choose(self, y: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
+        """The best candidate's readings out of fold (n,), and every candidate's loss on whole answers."""
+        loss = {key: _alone(out[self.whole], y[self.whole]) for key, out in self.tried.items()}
+        self.chosen = min(loss, key=lambda key: loss[key])
+        return self.tried[self.chosen], {f"{name} {ridge:g}": x for (name, ridge), x in loss.items()}
+
+    def fit(self) -> KernelReading:
+        """The chosen one, on all rows."""
+        taken = self._taken(np.ones(len(self.x), dtype=bool))
+        name, ridge = self.chosen
+        fit = KernelFit.of(self.x[taken], self.weight[taken], self.vectors)
+        return fit.solve(self.targets[name][taken], ridge)
+
+    def _taken(self, rows: np.ndarray) -> np.ndarray:
+        """At most so many of the rows under `rows` as the machine may hold, whole answers first."""
+        order = np.random.default_rng(self.seed).permutation(np.flatnonzero(rows))
+        first = order[np.argsort(~self.whole[order], kind="stable")]
+        return np.sort(first[:MAX_KERNEL_ROWS])
 
 
 def _logistic(x: np.ndarray, y: np.ndarray, weight: np.ndarray, c: float) -> np.ndarray:
@@ -289,9 +367,10 @@ def _logistic(x: np.ndarray, y: np.ndarray, weight: np.ndarray, c: float) -> np.
     return np.asarray(model.coef_[0])
 
 
-def _one(reading: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _alone(reading: np.ndarray, y: np.ndarray) -> float:
+    """Log loss of one reading with the best weight and bias."""
     mix, bias = fit_mix(reading[:, None], y)
-    return reading * mix[0] + bias, y
+    return _log_loss(reading * mix[0] + bias, y)
 
 
 def _log_loss(logits: np.ndarray, y: np.ndarray) -> float:

@@ -24,7 +24,7 @@ from scorers.embedders import HttpEmbedder, is_remote
 from scorers.encoders import EncoderFolder, resolve_encoder
 from scorers.errors import ScorerFileError, ScoringFailed
 from scorers.features import FEATURE_NAMES, features_of
-from scorers.prompt_features import PROMPT_FEATURES
+from scorers.prompt_features import PROMPT_FEATURES, features_of_prompts
 from scorers.runtime.difficulty import DifficultyHead
 from scorers.runtime.evaluator import EvaluatorHead
 from scorers.runtime.graph import Adapter
@@ -98,7 +98,8 @@ class BundleScorers:
             network = self._network(pairs, features) if stack.reads_network else np.zeros(len(pairs))
             query = session.embed_layers([prompt for prompt, _ in pairs])
             vectors = session.embed_layers([answer.text for _, answer in pairs])
-            logits = stack.logits(query, vectors, features, network)
+            asked = features_of_prompts([prompt for prompt, _ in pairs])
+            logits = stack.logits(query, vectors, features, asked, network)
         _check_finite("answer", logits)
         return sigmoid(logits)
 
@@ -241,12 +242,9 @@ def _load_difficulty(
 def _load_evaluator(
     folder: Path, entry: Mapping[str, Any], sessions: _Sessions
 ) -> tuple[tuple[EncoderSession, EvaluatorHead], tuple[EncoderSession, AnswerStack] | None]:
-    fitted = _field(entry, "evaluator", "features")
-    if list(fitted) != list(FEATURE_NAMES):
-        changed = sorted(set(fitted) ^ set(FEATURE_NAMES)) or ["their order"]
-        raise ScorerFileError(
-            f"manifest field scorers.evaluator.features differs from this version's in {', '.join(changed)}"
-        )
+    _check_names(entry, "features", FEATURE_NAMES)
+    if entry.get("prompt_features") is not None:  # of a stack
+        _check_names(entry, "prompt_features", PROMPT_FEATURES)
     path = folder / _field(entry, "evaluator", "file")
     file = read_scorer_file(path, float(entry.get("adapter_scale", 1.0)))
     encoder = _field(entry, "evaluator", "encoder")
@@ -258,6 +256,15 @@ def _load_evaluator(
     # A network that the stack does not read is not even opened.
     session = _open_head(folder, entry, "evaluator", sessions)[0] if stack.reads_network else plain
     return (session, EvaluatorHead.read(file, plain.folder.dimension)), (plain, stack)
+
+
+def _check_names(entry: Mapping[str, Any], key: str, names: Sequence[str]) -> None:
+    fitted = _field(entry, "evaluator", key)
+    if list(fitted) != list(names):
+        changed = sorted(set(fitted) ^ set(names)) or ["their order"]
+        raise ScorerFileError(
+            f"manifest field scorers.evaluator.{key} differs from this version's in {', '.join(changed)}"
+        )
 
 
 def _entry(scorers: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -4,9 +4,10 @@
              models (and models as good as this one) get it right
     trees    boosted trees on the answer's features and those three; fitted on every model's answers
     features a linear reading of the same features, fitted on the weak model's answers alone
-    vectors  a linear reading of the prompt's and the answer's own vectors, likewise
+    kernel   a kernel machine on vectors and features of prompt and answer (`scorers/runtime/kernel.py`),
+             likewise
     network  the fine-tuned encoder's log-odds (`scorers/runtime/evaluator.py`)
-    logit = mix . [trees, features, vectors, network] + bias
+    logit = mix . [trees, features, kernel, network] + bias
 
 A vector is the encoder's mean on the unit sphere and behind it the middle layer's, which knows more of form
 than of meaning. Readings of one model's few hundred labels and of all models' thousands err differently, so
@@ -21,13 +22,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from scorers.features import FEATURE_NAMES, N_FEATURES
+from scorers.prompt_features import N_PROMPT_FEATURES
 from scorers.runtime.heads import ScorerFile
+from scorers.runtime.kernel import KernelReading
 from scorers.runtime.trees import BoostedTrees
 
 PREFIX = "stack."
 PROMPT_HEADS = ("answer_chars_log", "adequate", "adequate_alike")
 N_COLUMNS = N_FEATURES + len(PROMPT_HEADS) + 1
-READINGS = ("trees", "features", "vectors", "network")
+READINGS = ("trees", "features", "kernel", "network")
 COLUMN_BOUND = 5.0  # standard deviations, for the linear readings
 _LENGTH = FEATURE_NAMES.index("answer_chars_log")
 
@@ -42,8 +45,7 @@ class AnswerStack:
     center: np.ndarray  # (C,)
     scale: np.ndarray  # (C,)
     feature_weight: np.ndarray  # (C,)
-    vector_center: np.ndarray  # (2 v,)
-    vector_weight: np.ndarray  # (2 v,)
+    kernel: KernelReading
     mix: np.ndarray  # (4,)
     bias: float
 
@@ -57,8 +59,7 @@ class AnswerStack:
             center=file.tensor(f"{PREFIX}center", N_COLUMNS),
             scale=file.tensor(f"{PREFIX}scale", N_COLUMNS),
             feature_weight=file.tensor(f"{PREFIX}feature.weight", N_COLUMNS),
-            vector_center=file.tensor(f"{PREFIX}vector.center", 4 * dimension),
-            vector_weight=file.tensor(f"{PREFIX}vector.weight", 4 * dimension),
+            kernel=KernelReading.read(file, f"{PREFIX}kernel", 4 * dimension, N_COLUMNS + N_PROMPT_FEATURES),
             mix=file.tensor(f"{PREFIX}mix", len(READINGS)),
             bias=float(file.tensor(f"{PREFIX}bias", 1)[0]),
         )
@@ -71,33 +72,37 @@ class AnswerStack:
             "center": self.center,
             "scale": self.scale,
             "feature.weight": self.feature_weight,
-            "vector.center": self.vector_center,
-            "vector.weight": self.vector_weight,
             "mix": self.mix,
             "bias": np.array([self.bias]),
         }
         named = {f"{PREFIX}{name}": np.asarray(array, dtype=np.float32) for name, array in plain.items()}
-        return {**named, **self.trees.tensors(f"{PREFIX}trees")}
+        return {**named, **self.trees.tensors(f"{PREFIX}trees"), **self.kernel.tensors(f"{PREFIX}kernel")}
 
     @property
     def reads_network(self) -> bool:
         return bool(self.mix[READINGS.index("network")] != 0.0)
 
-    def readings(self, query: np.ndarray, answer: np.ndarray, features: np.ndarray) -> np.ndarray:
-        """All readings but the network's, (N, 3), from vectors of prompt and answer (N, v) and
-        features."""
+    def readings(
+        self, query: np.ndarray, answer: np.ndarray, features: np.ndarray, asked: np.ndarray
+    ) -> np.ndarray:
+        """All readings but the network's, (N, 3), from vectors of prompt and answer (N, v), features of the
+        answer (N, N_FEATURES) and of the prompt (N, N_PROMPT_FEATURES)."""
         columns = stack_columns(features, query @ self.prompt_weight.T + self.prompt_bias)
         bounded = np.clip((columns - self.center) / self.scale, -COLUMN_BOUND, COLUMN_BOUND)
-        vectors = np.concatenate([query, answer], axis=1) - self.vector_center
-        parts = (self.trees.logits(columns), bounded @ self.feature_weight, vectors @ self.vector_weight)
-        return np.stack(parts, axis=1)
+        kernel = self.kernel.read_answers(kernel_inputs(query, answer, columns, asked))
+        return np.stack([self.trees.logits(columns), bounded @ self.feature_weight, kernel], axis=1)
 
     def logits(
-        self, query: np.ndarray, answer: np.ndarray, features: np.ndarray, network: np.ndarray
+        self,
+        query: np.ndarray,
+        answer: np.ndarray,
+        features: np.ndarray,
+        asked: np.ndarray,
+        network: np.ndarray,
     ) -> np.ndarray:
         """Log-odds of adequate, shape (N,); `network` (N,) is anything where its weight is 0."""
-        read = np.concatenate([self.readings(query, answer, features), network[:, None]], axis=1)
-        return np.asarray(read @ self.mix + self.bias)
+        read = self.readings(query, answer, features, asked)
+        return np.asarray(np.concatenate([read, network[:, None]], axis=1) @ self.mix + self.bias)
 
 
 def stack_columns(features: np.ndarray, told: np.ndarray) -> np.ndarray:
@@ -105,3 +110,10 @@ def stack_columns(features: np.ndarray, told: np.ndarray) -> np.ndarray:
     longer than usual for such a prompt the answer is."""
     longer = features[:, _LENGTH] - told[:, 0]
     return np.concatenate([features, told, longer[:, None]], axis=1).astype(np.float32)
+
+
+def kernel_inputs(
+    query: np.ndarray, answer: np.ndarray, columns: np.ndarray, asked: np.ndarray
+) -> np.ndarray:
+    """(N, D) of the kernel: vectors of prompt and answer, then `stack_columns` and the prompt's features."""
+    return np.concatenate([query, answer, columns, asked], axis=1)

@@ -13,6 +13,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from scorers.encoders import resolve_encoder
 from scorers.errors import ScorerFileError
 from scorers.features import features_of
+from scorers.prompt_features import features_of_prompts
 from scorers.runtime.heads import read_scorer_file
 from scorers.runtime.session import EncoderSession
 from scorers.runtime.stack import AnswerStack
@@ -77,6 +78,7 @@ def test_the_stack_is_read_back_and_tells_right_from_wrong(
         session.embed_layers([row.prompt for row in own]),
         session.embed_layers([row.response or "" for row in own]),
         features_of([(row.prompt, answer_of(row)) for row in own]),
+        features_of_prompts([row.prompt for row in own]),
         np.zeros(len(own)),
     )
     logits = stack.logits(*inputs)
