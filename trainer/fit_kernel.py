@@ -15,7 +15,7 @@ from scorers.runtime.kernel import KernelReading, scale_inputs, similarity
 from trainer.fit_mf import standardiser
 
 MAX_ROWS = 1500
-RIDGES = (0.2, 0.4, 1.0, 3.0, 10.0)
+RIDGES = (0.1, 0.2, 0.4, 1.0, 3.0, 10.0)
 LAST_WEIGHT, MIDDLE_WEIGHT, FEATURE_WEIGHT = 0.6, 1.0, 4.0
 WIDTH = 1.0  # gamma is this over twice the summed variance of the scaled inputs
 
