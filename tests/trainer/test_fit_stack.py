@@ -118,10 +118,10 @@ def test_a_backward_reading_is_left_out_and_a_good_one_counts() -> None:
 def test_the_network_counts_only_where_it_proves_itself(rows: list[Example], fitted: FittedStack) -> None:
     own = [at for at, row in enumerate(rows) if row.model == WEAK]
     knows = {at: 6.0 * float(rows[at].quality >= 0.5) - 3.0 for at in own}
-    stack = add_network(fitted, 0, knows, rows)
+    guesses = dict(zip(own, np.random.default_rng(0).normal(size=len(own)).tolist(), strict=True))
+    stack = add_network(replace(fitted, unseen=guesses), 0, knows, rows)
     assert stack.mix[-1] > 0.0
     assert stack.reads_network
-    guesses = dict(zip(own, np.random.default_rng(0).normal(size=len(own)).tolist(), strict=True))
     silent = add_network(replace(fitted, unseen=knows), 0, guesses, rows)
     assert not silent.reads_network
     np.testing.assert_array_equal(silent.mix, fitted.stack.mix)
