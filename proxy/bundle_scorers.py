@@ -16,6 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from proxy.loop.reference import Reference, reference_of
 from proxy.metrics import Metrics
 from proxy.plan import Plan, plan_of
 from proxy.settings import RoutingSettings
@@ -49,9 +50,11 @@ class BundleOnDuty:
         plan: Plan | None = None,
         valid_until: float = 0.0,
         familiar: Familiar | None = None,
+        reference: Reference | None = None,
     ) -> None:
         """`valid_until`: seconds since the epoch, 0 without a certificate."""
         self.familiar = familiar
+        self.reference = reference or {}
         self.policy = policy
         self.plan = plan
         self.valid_until = valid_until
@@ -141,6 +144,7 @@ def load_bundle(path: Path, routing: RoutingSettings, threads: int | None = None
         maps = {name: CalibrationMap.from_dict(data) for name, data in calibration["maps"].items()}
         rule = policy.rule(routing.strategy, routing.threshold)
         plan = plan_of(bundle, rule, policy.explore_share, maps)
+        reference = reference_of(bundle, rule, policy.explore_share, maps, plan)
         raw = load_scorers(path, bundle.scorers, threads)
     except PolicyError as error:
         raise BundleError(f"{path}: {error}") from error
@@ -150,7 +154,7 @@ def load_bundle(path: Path, routing: RoutingSettings, threads: int | None = None
         ) from error
     except ScoringError as error:
         raise BundleError(f"{path}: {error}") from error
-    return BundleOnDuty(raw, policy, maps, plan, _valid_until(bundle), _familiar(bundle))
+    return BundleOnDuty(raw, policy, maps, plan, _valid_until(bundle), _familiar(bundle), reference)
 
 
 def _familiar(bundle: Bundle) -> Familiar | None:

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from routing.bundle import Bundle
 from routing.calibration import CalibrationMap
 from routing.errors import MissingSignal
-from routing.policy import Rule, Signals
+from routing.policy import Entry, Rule, Signals
 from routing.table import Floats
 
 SCORES = "calibration_scores.safetensors"
@@ -41,12 +41,7 @@ def plan_of(
     """The plan of `rule`; None where the bundle lacks calibration scores that the rule needs."""
     if not bundle.has(SCORES):
         return None
-    raw = load_file(bundle.path / SCORES)
-    scores = {
-        signal: maps[name].apply(raw[column])
-        for signal, (column, name) in _COLUMNS.items()
-        if column in raw and name in maps
-    }
+    scores = scores_of(load_file(bundle.path / SCORES), maps)
     rows = max((len(column) for column in scores.values()), default=0)
     if not rows:
         return None
@@ -57,6 +52,20 @@ def plan_of(
     share, checked = np.array(strong).mean(axis=0).tolist()
     expected = (1.0 - explore_share) * share + 0.5 * explore_share * (1.0 + checked)
     return Plan(expected, *_wilson(expected, rows))
+
+
+def scores_of(raw: Mapping[str, Floats], maps: Mapping[str, CalibrationMap]) -> dict[str, Floats]:
+    """Calibrated scores of the calibration prompts by the name of their signal, each (n,)."""
+    return {
+        signal: maps[name].apply(raw[column])
+        for signal, (column, name) in _COLUMNS.items()
+        if column in raw and name in maps
+    }
+
+
+def entries_of(rule: Rule, scores: Mapping[str, Floats], rows: int) -> list[Entry]:
+    """Where the rule starts with each of them. Raises `MissingSignal`."""
+    return [rule.enter(_signals(scores, row, rows)) for row in range(rows)]
 
 
 def _signals(scores: Mapping[str, Floats], row: int, rows: int) -> Signals:

@@ -7,8 +7,10 @@ meet here.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Protocol
 
+from proxy.loop.reference import Reference
 from proxy.metrics import Metrics
 from proxy.plan import Plan
 from routing.policy import Policy, Signals
@@ -22,6 +24,7 @@ class Scorers(Protocol):
     policy: Policy
     plan: Plan | None  # the share of strong answers it foresees; None: not known
     familiar: Familiar | None  # what kind of prompts it was fitted on; None: not known
+    reference: Reference  # what drift is measured against; empty: nothing to compare with
     valid_until: float  # when its certificate ends, seconds since the epoch; 0: it has none
 
     async def read_prompt(self, prompt: str, signals: Signals) -> None:
@@ -48,6 +51,7 @@ class NoScorers:
 
     plan: Plan | None = None
     familiar: Familiar | None = None
+    reference: Reference = MappingProxyType({})
     valid_until = 0.0
 
     def __init__(self, tiers: int) -> None:

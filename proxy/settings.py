@@ -15,6 +15,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from proxy.auth_settings import AuthSettings
+from proxy.loop_settings import LoopSettings
 from proxy.section import Seconds, Section, Share
 from proxy.tier_settings import TierSettings
 from routing.errors import SettingsError
@@ -218,6 +219,7 @@ class Settings(Section):
     auth: AuthSettings = AuthSettings()
     log: LogSettings = LogSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
+    loop: LoopSettings = LoopSettings()
     embeddings: EmbeddingsSettings | None = Field(None, description="where `/v1/embeddings` goes")
 
     @model_validator(mode="after")
@@ -263,6 +265,13 @@ def _beside(folder: Path, settings: Settings) -> Settings:
         part = getattr(settings, section)
         files = {name: folder / value for name in names if (value := getattr(part, name))}
         settings = settings.model_copy(update={section: part.model_copy(update=files)})
+    loop = settings.loop
+    if loop.state_dir is not None:
+        loop = loop.model_copy(update={"state_dir": folder / loop.state_dir})
+    if loop.canary.bundle is not None:
+        trial = loop.canary.model_copy(update={"bundle": folder / loop.canary.bundle})
+        loop = loop.model_copy(update={"canary": trial})
+    settings = settings.model_copy(update={"loop": loop})
     if settings.bundle is not None:
         settings = settings.model_copy(update={"bundle": folder / settings.bundle})
     return settings

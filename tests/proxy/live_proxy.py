@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 
 from proxy.live import LiveApp
+from proxy.loop.reference import Reference
 from proxy.metrics import Metrics
 from proxy.plan import Plan
 from proxy.server import Server
@@ -35,6 +36,7 @@ class FixedScorers:
         self.fails = False
         self.familiar: Familiar | None = None
         self.plan: Plan | None = None
+        self.reference: Reference = {}
         self.valid_until = 0.0
 
     async def read_prompt(self, prompt: str, signals: Signals) -> None:
