@@ -27,7 +27,7 @@ _EXPOSED = b", ".join(
         b"retry-after", b"x-should-retry",
         *(b"x-upshift-" + name for name in (
             b"tier", b"model", b"decision", b"reason", b"route-score", b"evaluator-score", b"policy",
-            b"cost-usd",
+            b"cost-usd", b"certificate",
         )),
         *(b"x-ratelimit-" + kind + b"-" + unit for kind in (b"limit", b"remaining", b"reset")
           for unit in (b"requests", b"tokens")),

@@ -29,6 +29,8 @@ from proxy.feedback import FeedbackEndpoint
 from proxy.gateway import Gateway
 from proxy.limits import Meter
 from proxy.log_lines import RequestLines
+from proxy.loop.admin import add_loop_admin
+from proxy.loop.watch import Loop, LoopMemory
 from proxy.meter import open_meter
 from proxy.metrics import Metrics
 from proxy.pass_through import PassThrough
@@ -55,6 +57,7 @@ class UpshiftApp(FastAPI):
     direct: dict[str, Handler]
     edge: Edge
     door: Door
+    loop: Loop
     meter: Meter
     ready: bool = False
     on_reload: OnReload | None = None
@@ -80,6 +83,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await app.gateway.scorers.warm()
     except ScorerError:
         _log.exception("a scorer does not run; requests will fail over as configured")
+    app.loop.start()
     app.ready = True
     yield
     app.ready = False
@@ -94,10 +98,13 @@ def create_app(
     log: DecisionLog | None = None,
     metrics: Metrics | None = None,
     meter: Meter | None = None,
+    canary: Scorers | None = None,
+    memory: LoopMemory | None = None,
+    canary_refused: str = "",
 ) -> UpshiftApp:
     """The only wiring. `backends[i]` answers for `settings.tiers[i]`; without `scorers` all routed
-    prompts go to the last tier; `metrics` and `meter` of an application before this one go on counting.
-    Raises `SettingsError`.
+    prompts go to the last tier; `metrics`, `meter` and `memory` of an application before this one go on
+    counting. `canary` is a bundle on trial; `canary_refused` says why there is none. Raises `SettingsError`.
     """
     ladder = settings.ladder()
     if len(backends) != len(ladder):
@@ -113,7 +120,12 @@ def create_app(
     keys = open_key_ring(settings.auth)
     tracing = open_tracing(settings.telemetry, ladder)
     lines = RequestLines(settings.telemetry.log_requests)
-    recorder = Recorder(metrics, decisions, ladder, settings.log.store_text, lines, tracing)
+    loop_memory = memory or LoopMemory(settings.loop)
+    recorder = Recorder(
+        metrics, decisions, ladder, settings.log.store_text, lines, tracing, loop_memory.counts
+    )
+    if canary is not None and canary.policy.tiers not in (2, len(ladder)):
+        raise SettingsError(f"loop.canary.bundle: fitted for {canary.policy.tiers} tiers")
 
     app = UpshiftApp(
         title="Upshift",
@@ -123,7 +135,15 @@ def create_app(
         redoc_url=None,
     )
     app.metrics = metrics
-    gateway = app.gateway = Gateway(settings, ladder, backends, judge, metrics, recorder)
+    gateway = app.gateway = Gateway(
+        settings, ladder, backends, judge, metrics, recorder, canary, loop_memory.budget
+    )
+    if canary is not None:
+        canary.attach(metrics)
+    app.loop = Loop(
+        settings.loop, settings.log.url, settings.server.workers, loop_memory, gateway.arms, metrics,
+        canary_refused,
+    )  # fmt: skip
     app.meter = meter or open_meter(settings.auth)
     app.door = Door(keys, app.meter, settings.server.admin_port, gateway.refuse, gateway.cors)
     passing = PassThrough(gateway)
@@ -140,9 +160,17 @@ def create_app(
     app.edge = Edge(gateway, app.direct, StoredResponses(gateway, passing), app.serve_routes)
     add_endpoints(app, gateway, metrics, lambda: app.ready, embeddings.model)
     add_admin(app, lambda: app.on_reload)
+    add_loop_admin(app, app.loop)
     add_error_handlers(app)
     install_document(app, list(judge.policy.strategies))
-    closers = [judge.close, embeddings.close, *(backend.close for backend in backends), decisions.close]
+    closers: list[Callable[[], Awaitable[None]]] = [app.loop.close]
+    if gateway.shadows is not None:
+        closers.append(gateway.shadows.close)
+    if canary is not None:
+        closers.append(canary.close)
+    closers += [judge.close, embeddings.close, *(backend.close for backend in backends), decisions.close]
+    if memory is None:
+        closers.append(partial(asyncio.to_thread, loop_memory.close))
     if meter is None:
         closers.append(app.meter.close)
     if tracing is not None:

@@ -56,6 +56,7 @@ class TierAttempt:
         self.done = False  # the stream's [DONE] or the end of the connection was reached
         self.count: TokenCount | None = None  # of its tier, for usage that the backend never told
         self.use: TierUse | None = None  # its place in the request's account
+        self.keep_text = False  # a stream's text is wanted when it has passed
         self.ended_well = False  # a stream that was not read but passed on came to its proper end
         self._reply = reply
         self._splitter = EventSplitter()
@@ -116,6 +117,12 @@ class TierAttempt:
             return read_answers(self.data, self.call.api)
         except (AttributeError, TypeError, ValueError) as error:
             raise BackendBroken("the answer is not of the shape of a completion") from error
+
+    def kept_answers(self) -> list[Answer]:
+        """The choices of an answer that has been sent; empty where nobody asked to keep the text."""
+        if not self.call.stream:
+            return self.answers()
+        return self.reader.answers() if self.keep_text and self.reader.finished else []
 
     @property
     def tokens(self) -> int:

@@ -26,6 +26,13 @@ async def find_problems(settings: Settings) -> list[str]:
             await load_bundle(settings.bundle, settings.routing).close()
         except UpshiftError as error:
             problems.append(f"bundle: {error}")
+    if settings.loop.canary.bundle is not None:
+        from proxy.bundle_scorers import load_bundle
+
+        try:
+            await load_bundle(settings.loop.canary.bundle, settings.routing).close()
+        except UpshiftError as error:
+            problems.append(f"loop.canary.bundle: {error}")
     found = await asyncio.gather(
         *(_check_tier(index, tier, settings.backends) for index, tier in enumerate(settings.tiers))
     )

@@ -14,13 +14,15 @@ from collections.abc import Sequence
 
 from proxy.admission import Admission
 from proxy.answer_headers import Cors, decision_headers, opening_headers, passed_on, request_id, traced
+from proxy.arms import Arm, Arms
 from proxy.attempt import TierAttempt
-from proxy.call import Api, parse_call
+from proxy.call import Api, Call, parse_call
 from proxy.exchange import Exchange, send_error
 from proxy.limits import ACCOUNT
 from proxy.load_shift import LoadShift
+from proxy.loop.shadow import Budget, Shadows
 from proxy.metrics import Metrics
-from proxy.models import ModelNames, Pinned
+from proxy.models import ModelNames, Pinned, Routed
 from proxy.pinned_relay import PinnedRelay
 from proxy.record import Record
 from proxy.recorder import Recorder
@@ -54,10 +56,12 @@ class Gateway:
         scorers: Scorers,
         metrics: Metrics,
         recorder: Recorder,
+        canary: Scorers | None = None,
+        shadow_budget: Budget | None = None,
     ) -> None:
+        """`canary`: a bundle on trial; without `shadow_budget` no answer is sampled."""
         self.settings = settings
         self.ladder = ladder
-        self.scorers = scorers
         self.cors = Cors(settings.server.cors_origins)
         self.names = ModelNames(ladder, settings.routing.strategy, settings.routing.threshold)
         self.backends = backends
@@ -68,15 +72,35 @@ class Gateway:
             server.max_in_flight_requests, server.max_queued_requests,
             server.queue_timeout_s, server.shed_retry_after_s,
         )  # fmt: skip
-        counts = token_counts(ladder)
+        self._counts = token_counts(ladder)
         routing = settings.routing
-        self.rules = Rules(
-            ladder, counts, routing, scorers.familiar,
-            Sessions(routing.sticky_ttl_s, routing.sticky_sessions),
-        )  # fmt: skip
-        self._tiers = TierCalls(ladder, backends, recorder, routing.held_time_share, counts)
-        load = LoadShift(scorers.policy, backends[-1], routing.load_shift_from_requests)
-        self._routed = RoutedCalls(routing, ladder, scorers, self._tiers, recorder, load, self.rules)
+        self._sessions = Sessions(routing.sticky_ttl_s, routing.sticky_sessions)
+        self._tiers = TierCalls(ladder, backends, recorder, routing.held_time_share, self._counts)
+        shadow = settings.loop.shadow
+        self.shadows = None
+        if shadow.share and shadow_budget is not None:
+            self.shadows = Shadows(shadow, ladder, backends, recorder, self.admission, shadow_budget)
+        trial = None if canary is None else self._arm(canary, on_trial=True)
+        self.arms = Arms(self._arm(scorers), trial, settings.loop.canary.share)
+
+    @property
+    def scorers(self) -> Scorers:
+        """Of the bundle in force."""
+        return self.arms.stable.scorers
+
+    @property
+    def rules(self) -> Rules:
+        """Of the bundle in force."""
+        return self.arms.stable.rules
+
+    def _arm(self, scorers: Scorers, on_trial: bool = False) -> Arm:
+        routing, ladder = self.settings.routing, self.ladder
+        rules = Rules(ladder, self._counts, routing, scorers.familiar, self._sessions)
+        load = LoadShift(scorers.policy, self.backends[-1], routing.load_shift_from_requests)
+        routed = RoutedCalls(
+            routing, ladder, scorers, self._tiers, self.recorder, load, rules, self.shadows, on_trial
+        )
+        return Arm(scorers, rules, routed)
 
     async def serve(self, api: Api, scope: Scope, receive: Receive, send: Send, label: str = "") -> Record:
         """One request from its first byte to its row in the log; `label` names the API in metrics."""
@@ -125,20 +149,17 @@ class Gateway:
         try:
             body = await read_body(scope, receive, self.settings.server.max_body_bytes)
             call = parse_call(api, body, self.settings.server.max_messages)
-            strategy = header(scope, b"x-upshift-strategy")
-            target = self.names.resolve(
-                call.model,
-                strategy.decode("latin-1") if strategy else None,
-                call.options,
-                self.scorers.policy,
-            )
+            session = header(scope, b"x-upshift-session")
+            arm, target = self._decider(call, header(scope, b"x-upshift-strategy"), session)
         except ApiError as error:
             await send_error(send, record, headers, error)
             return
+        if self.arms.running and isinstance(target, Routed) and target.plain:
+            record.arm = "stable" if arm is self.arms.stable else "canary"
         exchange = Exchange(
             send, call, record, headers, Deadline(self.settings.server.request_timeout_s),
             {"x-request-id": record.request_id, **traced(scope)},
-            self.rules.sessions.key_of(call, header(scope, b"x-upshift-session")),
+            self._sessions.key_of(call, session),
         )  # fmt: skip
         record.stream = call.stream
         record.stages["read"] = time.perf_counter() - record.started - record.stages["queue"]
@@ -147,7 +168,7 @@ class Gateway:
                 if isinstance(target, Pinned):
                     await self._pinned(exchange, target)
                 else:
-                    await self._routed.answer(exchange, target)
+                    await arm.routed.answer(exchange, target)
             except ApiError as error:
                 await exchange.fail(error)
             except asyncio.CancelledError:
@@ -156,6 +177,19 @@ class Gateway:
                 raise
         if client.gone:
             record.outcome = "cancelled"
+
+    def _decider(
+        self, call: Call, strategy: bytes | None, session: bytes | None
+    ) -> tuple[Arm, Pinned | Routed]:
+        """Who decides, and by what. Raises `ApiError`."""
+        named = strategy.decode("latin-1") if strategy else None
+        arm = self.arms.stable
+        target = self.names.resolve(call.model, named, call.options, arm.scorers.policy)
+        if self.arms.running and isinstance(target, Routed) and target.plain:
+            arm = self.arms.pick(call, session)
+            if arm is not self.arms.stable:
+                target = self.names.resolve(call.model, named, call.options, arm.scorers.policy)
+        return arm, target
 
     async def _pinned(self, exchange: Exchange, target: Pinned) -> None:
         """No routing: the backend's bytes as they are, the decision in headers only."""

@@ -12,17 +12,19 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 
 from proxy.app import OnReload, UpshiftApp, create_app
 from proxy.backends.build import build_backends, build_health_checks, show_backends
 from proxy.limits import Meter
+from proxy.loop.watch import LoopMemory
 from proxy.meter import open_meter
 from proxy.metrics import Metrics
 from proxy.scoring import Scorers
 from proxy.settings import Settings
 from proxy.wire import Receive, Scope, Send, send_whole
 from proxy.wire_error import ApiError
-from routing.errors import UpshiftError
+from routing.errors import BundleError, UpshiftError
 
 _log = logging.getLogger("upshift")
 _FIXED = ("host", "port", "workers", "admin_host", "admin_port")  # what a reload cannot change
@@ -37,13 +39,19 @@ class Running:
         scorers: Scorers | None = None,
         metrics: Metrics | None = None,
         meter: Meter | None = None,
+        memory: LoopMemory | None = None,
+        canary: Canary | None = None,
     ) -> None:
         """Raises `UpshiftError` for settings or a log that cannot be used."""
+        trial = canary or Canary()
         self.settings = settings
         self.in_flight = 0
         self._empty: asyncio.Event | None = None
         self.backends = build_backends(settings)
-        self.app: UpshiftApp = create_app(settings, self.backends, scorers, metrics=metrics, meter=meter)
+        self.app: UpshiftApp = create_app(
+            settings, self.backends, scorers, metrics=metrics, meter=meter, memory=memory,
+            canary=trial.scorers, canary_refused=trial.refused,
+        )  # fmt: skip
         show_backends(settings, self.backends, self.app.metrics)
         self._checks = build_health_checks(settings, self.backends)
         self._stack = AsyncExitStack()
@@ -91,11 +99,17 @@ class LiveApp:
         self.failure: UpshiftError | None = None
         self.on_failure: Callable[[], None] | None = None
         self._meter = open_meter(settings.auth)
+        self._memory = LoopMemory(settings.loop)
         if not at_once:
-            self._running = Running(settings, scorers or load_scorers(settings), meter=self._meter)
+            self._running = self._first(scorers or load_scorers(settings))
         self._retired: set[asyncio.Task[None]] = set()
         self._reloading = asyncio.Lock()
         self.on_reload: OnReload | None = None  # how the server at hand reloads
+
+    def _first(self, scorers: Scorers | None) -> Running:
+        """A bundle for trial that cannot be used keeps no server from starting."""
+        trial = try_canary(self._settings, scorers)
+        return Running(self._settings, scorers, meter=self._meter, memory=self._memory, canary=trial)
 
     @property
     def running(self) -> Running:
@@ -149,7 +163,7 @@ class LiveApp:
         """The first application, beside a server that runs already."""
         try:
             scorers = await asyncio.to_thread(load_scorers, self._settings)
-            new = Running(self._settings, scorers, meter=self._meter)
+            new = self._first(scorers)
             await new.start()
             new.app.on_reload = self._reload_now
             self._running = new
@@ -187,13 +201,17 @@ class LiveApp:
         settings = await asyncio.to_thread(read)
         _warn_of_fixed(old.settings, settings)
         scorers = await asyncio.to_thread(load_scorers, settings)
+        canary = Canary()
         try:
-            if scorers is not None:
-                await scorers.warm()
-            new = Running(settings, scorers, old.app.metrics, self._meter)
+            canary = await asyncio.to_thread(load_canary, settings, scorers)
+            for each in (scorers, canary.scorers):
+                if each is not None:
+                    await each.warm()
+            new = Running(settings, scorers, old.app.metrics, self._meter, self._memory, canary)
         except UpshiftError:
-            if scorers is not None:
-                await scorers.close()
+            for each in (scorers, canary.scorers):
+                if each is not None:
+                    await each.close()
             raise
         await new.start()
         return new
@@ -219,6 +237,7 @@ class LiveApp:
         if self._running is not None:
             await self._running.stop()
         await self._meter.close()
+        await asyncio.to_thread(self._memory.close)
         await send({"type": "lifespan.shutdown.complete"})
 
 
@@ -229,6 +248,36 @@ def load_scorers(settings: Settings) -> Scorers | None:
     from proxy.bundle_scorers import load_bundle
 
     return load_bundle(settings.bundle, settings.routing)
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """A bundle for trial, or why there is none although one is configured."""
+
+    scorers: Scorers | None = None
+    refused: str = ""
+
+
+def load_canary(settings: Settings, stable: Scorers | None) -> Canary:
+    """The bundle of `loop.canary`. Raises `BundleError`."""
+    path = settings.loop.canary.bundle
+    if path is None or not settings.loop.canary.share:
+        return Canary()
+    from proxy.bundle_scorers import load_bundle
+
+    scorers = load_bundle(path, settings.routing)
+    if stable is not None and scorers.policy.version == stable.policy.version:
+        return Canary(None, f"version {scorers.policy.version} is in force already")
+    return Canary(scorers)
+
+
+def try_canary(settings: Settings, stable: Scorers | None) -> Canary:
+    """The same for a server that starts: what cannot be used is told and left out."""
+    try:
+        return load_canary(settings, stable)
+    except BundleError as error:
+        _log.error("loop.canary.bundle is not tried: %s", error)
+        return Canary(None, str(error))
 
 
 def _warn_of_fixed(old: Settings, new: Settings) -> None:

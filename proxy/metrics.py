@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from proxy.policy_gauges import PolicyGauges
-from proxy.record import Record
+from proxy.record import Record, TierUse
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -154,16 +154,23 @@ class Metrics:
                 self._histogram(self._score, "difficulty").observe(route.difficulty)
             if route.answer_score is not None:
                 self._histogram(self._score, "evaluator").observe(route.answer_score)
-        if record.race is not None:
-            self._counter(self._hedges, record.race).inc()
-        if record.scorer_failed is not None:
-            scorer, _, why = record.scorer_failed.partition("/")
-            self._counter(self._fail_open, scorer, why).inc()
+        self._observe_events(record, decision)
         for stage, seconds in record.stages.items():
             self._histogram(self.overhead, stage).observe(seconds)
         if record.uses:
             self._histogram(self.overhead, "total").observe(max(0.0, record.total_s - record.backend_s))
         self._observe_uses(record)
+
+    def _observe_events(self, record: Record, decision: str) -> None:
+        """What happens to some requests only."""
+        if record.arm:
+            result = decision if record.outcome == "ok" else record.outcome
+            self._counter(self.policy.canary_requests, record.arm, result).inc()
+        if record.race is not None:
+            self._counter(self._hedges, record.race).inc()
+        if record.scorer_failed is not None:
+            scorer, _, why = record.scorer_failed.partition("/")
+            self._counter(self._fail_open, scorer, why).inc()
 
     def render(self) -> bytes:
         """The exposition text, summed over workers where there are several."""
@@ -175,19 +182,23 @@ class Metrics:
 
     def _observe_uses(self, record: Record) -> None:
         for use in record.uses:
-            tier, served = self._tiers[use.tier], "true" if use.served else "false"
-            self._counter(self._backend, tier, use.outcome).inc()
-            self._histogram(self._backend_seconds, tier).observe(use.seconds)
-            if use.prompt_tokens:
-                self._counter(self._tokens, tier, "prompt", served).inc(use.prompt_tokens)
-            if use.completion_tokens:
-                self._counter(self._tokens, tier, "completion", served).inc(use.completion_tokens)
-            if use.cost_usd:
-                self._counter(self._cost, tier).inc(use.cost_usd)
+            self.observe_use(use)
         if record.baseline_usd:
             self._counter(self._baseline, "true" if record.baseline_estimated else "false").inc(
                 record.baseline_usd
             )
+
+    def observe_use(self, use: TierUse) -> None:
+        """Count one call of a tier."""
+        tier, served = self._tiers[use.tier], "true" if use.served else "false"
+        self._counter(self._backend, tier, use.outcome).inc()
+        self._histogram(self._backend_seconds, tier).observe(use.seconds)
+        if use.prompt_tokens:
+            self._counter(self._tokens, tier, "prompt", served).inc(use.prompt_tokens)
+        if use.completion_tokens:
+            self._counter(self._tokens, tier, "completion", served).inc(use.completion_tokens)
+        if use.cost_usd:
+            self._counter(self._cost, tier).inc(use.cost_usd)
 
     def _counter(self, metric: Counter, *labels: str) -> Counter:
         key = (metric, *labels)

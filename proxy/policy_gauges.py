@@ -44,7 +44,20 @@ class PolicyGauges:
             "upshift_drift", "Distance of live traffic from the calibration prompts; 0: none.",
             ["signal"], multiprocess_mode="livemax", registry=registry,
         )  # fmt: skip
+        self.canary_requests = Counter(
+            "upshift_canary_requests", "Routed requests while a bundle is on trial.", ["arm", "result"],
+            registry=registry,
+        )  # fmt: skip
+        self._canary_share = Gauge(
+            "upshift_canary_share", "Share of sessions that a bundle on trial decides for; 0: none.",
+            multiprocess_mode="livemax", registry=registry,
+        )  # fmt: skip
+        self._canary_rolled_back = Gauge(
+            "upshift_canary_rolled_back", "1: the configured bundle on trial was sent back.",
+            multiprocess_mode="livemax", registry=registry,
+        )  # fmt: skip
         self._version = ""
+        self._canary = ""
 
     def show(self, version: str, plan: Plan | None, valid_until: float) -> None:
         """The policy that decides from now on; the one before stands at 0.
@@ -53,8 +66,24 @@ class PolicyGauges:
         """
         if self._version and self._version != version:
             self._info.labels(self._version).set(0)
+        if self._canary == version:
+            self._canary = ""
         self._version = version
         self._info.labels(version).set(1)
         self._valid_until.set(valid_until)
         for bound in ("low", "expected", "high"):
             self._planned.labels(bound).set(getattr(plan, bound) if plan is not None else 0.0)
+
+    def show_canary(self, version: str, share: float, rolled_back: bool) -> None:
+        """The bundle on trial, '' for none; `share` 0 once it decides nothing any more."""
+        if self._canary and self._canary != version:
+            self._info.labels(self._canary).set(0)
+        self._canary = version
+        if version:
+            self._info.labels(version).set(1.0 if share else 0.0)
+        self._canary_share.set(share)
+        self._canary_rolled_back.set(float(rolled_back))
+
+    def show_certificate(self, until: float) -> None:
+        """When it ends, or has ended before its time; seconds since the epoch."""
+        self._valid_until.set(until)

@@ -49,6 +49,9 @@ class Record:
     answer: str | None = None
     judged: Answer | None = None  # what the evaluator read; only where text is kept
     scorers: str = ""  # fingerprint of what its scores come from
+    arm: str = ""  # stable or canary, while a bundle is on trial
+    prompt_chars: int | None = None  # of a routed prompt as it is rendered
+    unfamiliar: bool | None = None  # unlike the fitted prompts; None: nobody looked
     explore_share: float | None = None  # None: the client chose, nothing was left to explore
     first_byte_s: float | None = None
     total_s: float = 0.0

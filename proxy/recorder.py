@@ -11,6 +11,7 @@ from proxy.attempt import TierAttempt
 from proxy.baseline import Baseline
 from proxy.completion import Usage
 from proxy.log_lines import RequestLines
+from proxy.loop.counts import LoopCounts
 from proxy.metrics import Metrics
 from proxy.record import Record, TierUse
 from proxy.tracing import Tracing
@@ -39,6 +40,7 @@ class Recorder:
         store_text: bool,
         lines: RequestLines | None = None,
         tracing: Tracing | None = None,
+        counts: LoopCounts | None = None,
     ) -> None:
         self._metrics = metrics
         self._lines = lines or RequestLines("none")
@@ -46,7 +48,8 @@ class Recorder:
         self._baseline = Baseline(ladder)
         self._log = log
         self._ladder = ladder
-        self._store_text = store_text
+        self.store_text = store_text
+        self._counts = counts
 
     def open(self, record: Record, scope: Scope) -> None:
         """A request begins: with traces on, it gets its ids."""
@@ -62,7 +65,8 @@ class Recorder:
     def note_prompt(self, record: Record, prompt: str) -> None:
         """Its hash always, its text only where text is kept."""
         record.prompt_id = prompt_id(prompt)
-        if self._store_text:
+        record.prompt_chars = len(prompt)
+        if self.store_text:
             record.prompt = prompt
 
     def begin(self, record: Record, tier: int) -> TierUse:
@@ -90,7 +94,7 @@ class Recorder:
             self.end(use, outcome, attempt.usage, self._ladder[attempt.tier])
             use.served = served and not broken
             use.model = attempt.model or use.model
-        if self._store_text and (answers := attempt.answers()):
+        if self.store_text and (answers := attempt.answers()):
             if served:
                 record.answer = answers[0].text
             if attempt.tier < self._ladder.last:
@@ -102,6 +106,8 @@ class Recorder:
             self.end(use, "cancelled" if record.outcome == "cancelled" else "error")
         record.baseline_usd, record.baseline_estimated = self._baseline.price(record.uses)
         self._metrics.observe(record)
+        if self._counts is not None and record.explore_share is not None:
+            self._counts.observe(record)
         if record.account is not None:
             record.account.charge(record.tokens, record.cost_usd)
         if record.route is not None:
@@ -109,6 +115,17 @@ class Recorder:
         self._lines.write(record, self._ladder[record.route.tier].name if record.route is not None else "")
         if self._tracing is not None:
             self._tracing.finish(record)
+
+    def finish_shadow(self, use: TierUse) -> None:
+        """A call for a sample is over: its tier, tokens and cost count like any other's."""
+        self._metrics.observe_use(use)
+
+    def shadow(self, row: Mapping[str, object], outcome: str, usd: float) -> None:
+        """A sample is settled: count it and log it."""
+        self._metrics.policy.shadow.labels(outcome).inc()
+        if self._counts is not None:
+            self._counts.shadow(str(row["policy"]), outcome, usd)
+        self._log.record(row, "shadows")
 
     def _row(self, record: Record) -> dict[str, object]:
         route = record.route

@@ -87,6 +87,7 @@ class StreamRelay:
                 not splitter.holding
                 and piece.endswith(b"\n\n")
                 and self._kept is None
+                and not attempt.keep_text
                 and not attempt.asked.logprobs  # those have to be taken out again
                 and not _LOOK_INTO.search(piece)
                 and _is_whole(piece)
@@ -127,7 +128,7 @@ class StreamRelay:
         attempt = self._attempt
         before, self._kept = self._kept, None
         looked = _LOOK_INTO.search(data) is not None or not _is_object(data)
-        chunk = decode_event(data) if looked or attempt.asked.logprobs else None
+        chunk = decode_event(data) if looked or attempt.asked.logprobs or attempt.keep_text else None
         if chunk is not None and not counted:
             attempt.reader.add(chunk)
         elif not counted:

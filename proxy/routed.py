@@ -16,6 +16,7 @@ from proxy.exchange import Exchange
 from proxy.judge import RequestJudge
 from proxy.keepalive import with_signs_of_life
 from proxy.load_shift import LoadShift
+from proxy.loop.shadow import Shadows
 from proxy.models import Routed
 from proxy.record import Record
 from proxy.recorder import Recorder
@@ -26,7 +27,7 @@ from proxy.settings import RoutingSettings
 from proxy.tier_calls import TierCalls
 from proxy.wire_error import from_backend_error
 from routing.attempt import FailurePolicy, Outcome
-from routing.cascade import Cascade, Race
+from routing.cascade import Cascade, Race, Start
 from routing.decision import Route
 from routing.errors import BackendError
 from routing.policy import Rule, Signals
@@ -35,6 +36,19 @@ from routing.race import RaceBudget, RaceRule
 from routing.tier import Ladder
 
 _log = logging.getLogger("upshift.routed")
+_CERTIFICATE_ENDED = (b"x-upshift-certificate", b"ended")
+_DECIDED = frozenset(
+    {
+        "easy_prompt",
+        "hard_prompt",
+        "adequate",
+        "inadequate",
+        "early_commit",
+        "early_abandon",
+        "random",
+        "explore",
+    }
+)  # what the policy itself says; the rest any bundle would have met
 
 
 class RoutedCalls:
@@ -49,7 +63,10 @@ class RoutedCalls:
         recorder: Recorder,
         load: LoadShift,
         rules: Rules,
+        shadows: Shadows | None = None,
+        on_trial: bool = False,
     ) -> None:
+        """`on_trial`: what the policy decides is told as a canary's."""
         self._load = load
         self._settings = settings
         self._ladder = ladder
@@ -57,6 +74,10 @@ class RoutedCalls:
         self._tiers = tiers
         self._recorder = recorder
         self._rules = rules
+        self._shadows = shadows
+        self.on_trial = on_trial
+        self.certificate_ended = False  # by drift or by time: told in a header
+        self.all_strong = False  # after an alarm, where that is configured
         self._told_no_bounds = False
         self._failure = FailurePolicy(settings.on_scorer_failure, settings.on_strong_failure)
         self._race = Race(
@@ -70,6 +91,8 @@ class RoutedCalls:
         allowed, barred = self._rules.allowed_tiers(call, judge.prompt)
         call.prompt_bytes = len(judge.prompt.encode("utf-8", "surrogatepass"))
         start = self._rules.start(call, judge.prompt, exchange.session, target.plain)
+        if self.all_strong and target.plain:
+            start = Start(self._ladder.last, "out_of_distribution")
         record.strategy = target.rule.strategy
         record.scorers = scorers.policy.scorers
         record.explore_share = scorers.policy.explore_share if target.plain else None
@@ -98,12 +121,16 @@ class RoutedCalls:
         route = record.route = outcome.route
         if rule is not base and route.decision == "weak" and self._load.spared(base, signals):
             route.reason = "load"
+        if self.on_trial and route.reason in _DECIDED:
+            route.reason = "canary"
+        if route.route_score is not None:
+            record.unfamiliar = signals.unfamiliar
         record.scorer_error, record.hard_check, record.race = (
             outcome.scorer_error, outcome.hard_check, outcome.race,
         )  # fmt: skip
         if outcome.scorer_error is not None:  # a rule that lacks a score says so itself
             record.scorer_failed = judge.failed or "policy/missing_score"
-        await self._show(exchange, outcome, route)
+        await self._show(exchange, outcome, route, target.plain)
 
     def _early(self, rule: Rule, judge: RequestJudge) -> Early | None:
         """How prefixes are judged; None where the policy has no bounds for this rule: streams are held."""
@@ -121,7 +148,7 @@ class RoutedCalls:
             return None
         return Early(bounds, self._settings.early_interval_s)
 
-    async def _show(self, exchange: Exchange, outcome: Outcome, route: Route) -> None:
+    async def _show(self, exchange: Exchange, outcome: Outcome, route: Route, plain: bool) -> None:
         """Send what the cascade committed to."""
         record, tier = exchange.record, self._ladder[route.tier]
         for rejected in outcome.rejected:
@@ -142,12 +169,18 @@ class RoutedCalls:
             model = _served_model(attempt, tier.model)
             exchange.headers += decision_headers(route, tier.name, model)
             exchange.headers += passed_on(attempt.headers)
+            if self.certificate_ended:
+                exchange.headers.append(_CERTIFICATE_ENDED)
+            shadows = self._shadows if plain else None
+            sampled = shadows is not None and shadows.draw(exchange, attempt, route)
             if exchange.call.stream:
                 relay = StreamRelay(attempt, lambda usage: self._field(record, attempt, route, model))
                 await exchange.send_stream(attempt.status, relay.pieces())
             else:
                 body = plain_body(attempt, lambda usage: self._field(record, attempt, route, model))
                 await exchange.send_plain(attempt.status, body)
+            if shadows is not None and sampled:
+                shadows.take(exchange, attempt, route)
         except BackendError as error:
             attempt.disown()
             raise from_backend_error(error, tier.name) from error

@@ -30,21 +30,7 @@ class Sessions:
 
     def key_of(self, call: Call, header: bytes | None) -> bytes | None:
         """Which session a call belongs to; None where none are kept or it has none."""
-        if not self._ttl_s:
-            return None
-        if header:
-            return b"h" + _digest(header)
-        cache_key = call.value("prompt_cache_key")
-        if isinstance(cache_key, str) and cache_key:
-            return b"k" + _digest(cache_key.encode("utf-8", "surrogatepass"))
-        if call.api != "chat":
-            return None
-        beginning = [str(call.value("user") or "")]
-        for message in call.messages:
-            beginning.append(render_content(message.get("content")))
-            if message.get("role") == "user":
-                break
-        return b"c" + _digest("\0".join(beginning).encode("utf-8", "surrogatepass"))
+        return session_key(call, header) if self._ttl_s else None
 
     def tier(self, key: bytes | None, call: Call) -> int | None:
         """The tier a session stays at. A conversation that only begins is no session yet."""
@@ -67,6 +53,23 @@ class Sessions:
         self._kept.move_to_end(key)
         while len(self._kept) > self._most:
             self._kept.popitem(last=False)
+
+
+def session_key(call: Call, header: bytes | None) -> bytes | None:
+    """What tells a call's session from others; None for a text completion that names none."""
+    if header:
+        return b"h" + _digest(header)
+    cache_key = call.value("prompt_cache_key")
+    if isinstance(cache_key, str) and cache_key:
+        return b"k" + _digest(cache_key.encode("utf-8", "surrogatepass"))
+    if call.api != "chat":
+        return None
+    beginning = [str(call.value("user") or "")]
+    for message in call.messages:
+        beginning.append(render_content(message.get("content")))
+        if message.get("role") == "user":
+            break
+    return b"c" + _digest("\0".join(beginning).encode("utf-8", "surrogatepass"))
 
 
 def _digest(data: bytes) -> bytes:

@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from routing.errors import UpshiftError
+from routing.errors import SettingsError, UpshiftError
 from scorers.verifiers import verifier_names
 from trainer.cli_collect import add_request_options, read_patience
 from trainer.endpoint import parse_endpoint, parse_price
 from trainer.label import LabelOptions, label
+from trainer.label_log import label_log
 from trainer.manifest import read_manifest
-from trainer.progress import TerminalProgress
+from trainer.progress import Progress, TerminalProgress
 from trainer.split_table import split_table
 
 _EXAMPLES = """\
@@ -24,6 +25,7 @@ examples:
       --agreement by-hand.csv
   upshift label answers.parquet --judge http://127.0.0.1:8003/v1#qwen --pairwise --strong mistral \\
       --out examples.parquet
+  upshift label --from-log sqlite:///decisions.db --judge https://api.openai.com/v1#gpt-5 --out live.jsonl
 
 Killed or interrupted, the same command goes on where it stopped. The judge's key: UPSHIFT_JUDGE_API_KEY, else
 UPSHIFT_API_KEY; OPENAI_API_KEY for openai.com.
@@ -36,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         with TerminalProgress() as progress:
-            path = label(_options(arguments), progress)
+            path = _label(arguments, progress)
             files = split_table(path) if arguments.by_split else {}
     except UpshiftError as exc:
         sys.stderr.write(f"upshift label: {exc}\n")
@@ -49,6 +51,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(f"  {name}: {file}\n")
     _tell(read_manifest(path) or {})
     return 0
+
+
+def _label(arguments: argparse.Namespace, progress: Progress) -> Path:
+    """Raises `SettingsError` unless there is one source of answers."""
+    if bool(arguments.answers) == bool(arguments.from_log):
+        raise SettingsError("give tables of answers, or --from-log URL, one of the two")
+    options = _options(arguments)
+    if not arguments.from_log:
+        return label(options, progress)
+    written = label_log(arguments.from_log, options, progress)
+    sys.stdout.write(f"{written} judgements written to the log\n")
+    return options.out
 
 
 def _tell(manifest: Mapping[str, Any]) -> None:
@@ -105,7 +119,12 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("answers", nargs="+", type=Path, metavar="FILE", help="answers, as collect writes them")
+    add("answers", nargs="*", type=Path, metavar="FILE", help="answers, as collect writes them")
+    add(
+        "--from-log",
+        metavar="URL",
+        help="answers that a proxy has sampled (loop.shadow), text included; judgements go back there",
+    )
     add("--out", type=Path, required=True, metavar="FILE", help="examples, .jsonl or .parquet")
     add(
         "--verify",

@@ -1,9 +1,9 @@
 """Shadow samples: a share of routed answers, each beside the strong tier's answer to the same prompt.
 
-Whether a request is sampled is drawn when the policy has committed to an answer; the strong tier is asked when
-the client has its last byte, in a task of its own, so a sample neither delays nor fails a request. Pinned
-requests never come here. Where the strong tier answered anyway its answer is the sample, at no cost: without
-those the estimate would speak only of what the weak tier was trusted with.
+Whether a request is sampled is drawn when the policy has committed to an answer; the strong tier is asked
+when the client has its last byte, in a task of its own, so a sample neither delays nor fails a request.
+Pinned requests never come here. Where the strong tier answered anyway its answer is the sample, at no cost:
+without those the estimate would speak only of what the weak tier was trusted with.
 
 A call is dropped, and counted as dropped, when the worker is busy, when too many run, or when a minute's or a
 day's budget is spent. A shutdown cancels what runs. The row goes to the table `shadows` with the probability
@@ -104,7 +104,9 @@ class Shadows:
         """Whether this answer is sampled; its text is then kept while it passes."""
         if random.random() >= self._settings.share:
             return False
-        one = exchange.call.choices == 1 and (exchange.call.api == "chat" or isinstance(exchange.call.prompt, str))
+        one = exchange.call.choices == 1 and (
+            exchange.call.api == "chat" or isinstance(exchange.call.prompt, str)
+        )
         if not one or route.reason in _OUTSIDE or route.decision == "degraded":
             return False
         attempt.keep_text = True
@@ -167,7 +169,9 @@ class Shadows:
                 if attempt.standing == "ok":
                     await attempt.complete()
                     (answer,) = attempt.answers()
-                    self._note_strong(row, answer, attempt.model or tier.model, attempt.usage.completion_tokens)
+                    self._note_strong(
+                        row, answer, attempt.model or tier.model, attempt.usage.completion_tokens
+                    )
                     outcome = "ok"
         except (BackendError, TimeoutError, ValueError) as error:  # ValueError: not one answer, but some
             outcome = failure_outcome(error) if isinstance(error, BackendError) else "error"

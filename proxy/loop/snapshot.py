@@ -7,9 +7,10 @@ One worker computes it from what all of them counted, and every worker shows the
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, TypeVar
 
+T = TypeVar("T")
 CanaryState = Literal["none", "running", "promoted", "rolled_back", "refused"]
 
 
@@ -140,3 +141,38 @@ class Snapshot:
         data["savings"]["saved_usd"] = self.savings.saved_usd
         data["drift"]["alarmed"] = list(self.drift.alarmed)
         return data
+
+
+def snapshot_from_dict(data: dict[str, Any]) -> Snapshot:
+    """`Snapshot.to_dict` undone; what another version of this program does not say keeps its default."""
+
+    def arm(found: dict[str, Any] | None) -> ArmState | None:
+        if found is None:
+            return None
+        quality = _read(QualityState, found["quality"])
+        drift = tuple(_read(SignalState, one) for one in found["drift"])
+        return _read(ArmState, {**found, "quality": quality, "drift": drift})
+
+    certificate = data.get("certificate", {})
+    drift, canary = data.get("drift", {}), data.get("canary", {})
+    signals = tuple(_read(SignalState, one) for one in drift.get("signals", ()))
+    arms = {name: arm(canary.get(name)) for name in ("stable", "canary")}
+    return _read(
+        Snapshot,
+        {
+            **data,
+            "certificate": _read(
+                CertificateState, {**certificate, "ended_by": tuple(certificate.get("ended_by", ()))}
+            ),
+            "quality": _read(QualityState, data.get("quality", {})),
+            "savings": _read(SavingsState, data.get("savings", {})),
+            "drift": _read(DriftState, {**drift, "signals": signals}),
+            "canary": _read(CanaryReport, {**canary, **arms}),
+            "shadow": _read(ShadowState, data.get("shadow", {})),
+        },
+    )
+
+
+def _read(kind: type[T], data: dict[str, Any]) -> T:
+    names = {each.name for each in fields(kind)}  # type: ignore[arg-type]
+    return kind(**{name: value for name, value in data.items() if name in names})
