@@ -75,6 +75,7 @@ def add_prompt_options(parser: argparse.ArgumentParser, required: bool = True) -
         help=f"{', '.join(KNOWN)}, hf:OWNER/NAME:SPLIT:COLUMN, a file, sqlite:///PATH or postgresql://...",
     )
     add("--limit", type=int, default=0, help="prompts a source, drawn at random (default: all)")
+    add("--log-days", type=float, default=0.0, metavar="N", help="of a decision log, the last N days")
     add("--column", default="prompt", help="of files (default prompt)")
     fractions = ",".join(f"{name}={share}" for name, share in FRACTIONS.items())
     add("--splits", default=fractions, help=f"shares (default {fractions})")
@@ -100,6 +101,7 @@ def _options(arguments: argparse.Namespace, out: Path) -> PromptOptions:
     return PromptOptions(
         sources=tuple(arguments.prompts),
         out=out,
+        log_days=arguments.log_days,
         limit=arguments.limit,
         column=arguments.column,
         fractions=_read_fractions(arguments.splits),

@@ -32,7 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 sys.stdout.flush()
 
             conditions = Conditions(progress, accelerator=_one_process())
-            bundle = train(load_config(arguments.config, arguments.from_log), conditions, say)
+            bundle = train(
+                load_config(arguments.config, arguments.from_log, arguments.log_days), conditions, say
+            )
     except UpshiftError as exc:
         sys.stderr.write(f"upshift train: {exc}\n")
         return 1
@@ -65,6 +67,9 @@ def _parser() -> argparse.ArgumentParser:
         "--from-log",
         metavar="URL",
         help="take the prompts from a decision log that keeps text (sqlite:///FILE, postgresql://...)",
+    )
+    parser.add_argument(
+        "--log-days", type=float, default=0.0, metavar="N", help="of that log, the last N days (default: all)"
     )
     return parser
 

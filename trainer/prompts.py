@@ -41,6 +41,7 @@ class PromptOptions:
 
     sources: tuple[str, ...]
     out: Path
+    log_days: float = 0.0  # of a decision log: its last days; 0: all of it
     limit: int = 0  # prompts a source, drawn by hash; 0: all
     column: str = "prompt"  # of files
     fractions: Mapping[str, float] = field(default_factory=lambda: dict(FRACTIONS))
@@ -54,6 +55,8 @@ class PromptOptions:
         check_writable(self.out)
         if not self.sources:
             raise SettingsError(f"no source of prompts; known are: {', '.join(KNOWN)}")
+        if not self.log_days >= 0.0:
+            raise SettingsError(f"log_days is at least 0, it is {self.log_days}")
         if self.limit < 0 or not 0.0 <= self.near_threshold <= 1.0:
             raise SettingsError(
                 f"limit is at least 0 and near_threshold from 0 to 1, they are {self.limit} "
@@ -112,7 +115,7 @@ def _read_source(options: PromptOptions, spec: str) -> Iterator[tuple[str, Row]]
         for where, row in read_hub(source, options.datasets):
             yield where, {"source": spec if spec in KNOWN else source.repo, **row}
     elif spec.startswith(SCHEMES):
-        for where, row in read_log(spec):
+        for where, row in read_log(spec, options.log_days):
             yield where, {"source": "log", **row}
     else:
         for number, row in read_rows(Path(spec), csv_too=True):

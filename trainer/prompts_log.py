@@ -7,24 +7,28 @@ the manifest counts them. Read-only: the proxy may go on writing.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 from routing.errors import ExamplesError
 from trainer.log_database import SCHEMES, public_name, read_all
 from trainer.table_file import Row
 
-_COUNT = "SELECT COUNT(*), COUNT(prompt) FROM decisions"
+_COUNT = "SELECT COUNT(*), COUNT(prompt) FROM decisions WHERE at >= ?"
 # The first time each text was seen, oldest first: the same rows in the same order however the log has grown.
 _SELECT = (
     "SELECT prompt, MIN(at) AS first_at FROM decisions "
-    "WHERE prompt IS NOT NULL AND outcome IN ('ok', 'degraded') GROUP BY prompt ORDER BY first_at, prompt"
+    "WHERE at >= ? AND prompt IS NOT NULL AND outcome IN ('ok', 'degraded') "
+    "GROUP BY prompt ORDER BY first_at, prompt"
 )
 
 
-def read_log(url: str) -> Iterator[tuple[str, Row]]:
-    """Each text of the log once, with the place it comes from. Raises `SettingsError` for a URL that cannot
-    be used, `ExamplesError` for a log that cannot be read or keeps no text."""
-    ((total, with_text),), rows = read_all(url, [(_COUNT, ()), (_SELECT, ())])
+def read_log(url: str, days: float = 0.0) -> Iterator[tuple[str, Row]]:
+    """Each text of the log's last `days` (0: of all) once, with the place it comes from. Raises
+    `SettingsError` for a URL that cannot be used, `ExamplesError` for a log that cannot be read or
+    keeps no text."""
+    since = time.time() - days * 86_400 if days else 0.0
+    ((total, with_text),), rows = read_all(url, [(_COUNT, (since,)), (_SELECT, (since,))])
     name = public_name(url)
     if not with_text:
         raise ExamplesError(

@@ -35,10 +35,12 @@ class ModelConfig(_Section):
 
 class PromptsConfig(_Section):
     """`sources`: known data sets, `hf:OWNER/NAME`, files, or a decision log's URL. `limit` prompts a source
-    (0: all); `near_threshold` of Jaccard similarity (0: near duplicates stay)."""
+    (0: all); `log_days` of a decision log (0: all); `near_threshold` of Jaccard
+    similarity (0: near duplicates stay)."""
 
     sources: tuple[str, ...] = Field(min_length=1)
     limit: int = Field(0, ge=0)
+    log_days: float = Field(0.0, ge=0)
     column: str = "prompt"
     near_threshold: float = Field(THRESHOLD, ge=0, le=1)
     datasets: Path | None = None
@@ -171,9 +173,9 @@ class TrainConfig(_Section):
         return self
 
 
-def load_config(path: Path, from_log: str | None = None) -> TrainConfig:
-    """Read and check a file; with `from_log`, a decision log's URL is the source of prompts instead of its
-    own. Raises `SettingsError` naming the file and every key that is wrong."""
+def load_config(path: Path, from_log: str | None = None, log_days: float = 0.0) -> TrainConfig:
+    """Read and check a file; with `from_log`, a decision log's URL (its last `log_days`, 0: all) is the
+    source of prompts instead of its own. Raises `SettingsError` naming the file and every wrong key."""
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as exc:
@@ -183,7 +185,8 @@ def load_config(path: Path, from_log: str | None = None) -> TrainConfig:
     if not isinstance(raw, dict):
         raise SettingsError(f"{path} holds {type(raw).__name__}, a mapping was expected")
     if from_log is not None:
-        raw = {name: value for name, value in raw.items() if name != "examples"} | {"prompts": from_log}
+        raw = {name: value for name, value in raw.items() if name != "examples"}
+        raw["prompts"] = {"sources": [from_log], "log_days": log_days}
     try:
         config = TrainConfig.model_validate(raw)
     except ValidationError as exc:

@@ -279,7 +279,41 @@ ROWS: list[tuple[str, list[Panel]]] = [
                     )
                 ],
                 "reqps",
-                help="Accepted answers also asked of the strong tier.",
+                help="`ok`: strong was asked too; `strong_answered`: it had answered; the rest: dropped.",
+            ),
+            Panel(
+                "Feedback",
+                [
+                    Query(
+                        "sum by (decision, rating) (rate(upshift_feedback_total{@}[$__rate_interval]))"
+                        " or vector(0)",
+                        "{{decision}} {{rating}}",
+                    )
+                ],
+                "reqps",
+                help="Ratings by clients, who choose what they rate: no part of the quality beside it.",
+            ),
+            Panel(
+                "On trial",
+                [
+                    Query(
+                        "sum by (arm, result) (rate(upshift_canary_requests_total{@}[$__rate_interval]))"
+                        " or vector(0)",
+                        "{{arm}} {{result}}",
+                    )
+                ],
+                "reqps",
+                help="By who decides, the bundle in force or the one on trial, and how they end.",
+            ),
+            Panel(
+                "Share on trial",
+                [
+                    Query("max(upshift_canary_share{@})", "share"),
+                    Query("max(upshift_canary_rolled_back{@})", "rolled back"),
+                ],
+                "percentunit",
+                bounds=(0, 1),
+                help="Of sessions that the bundle on trial decides for; rolled back: it was sent back.",
             ),
         ],
     ),

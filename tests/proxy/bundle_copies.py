@@ -1,31 +1,40 @@
-"""Bundles for a trial, made of the embedded one: one as good, one whose traffic will not be as it foresaw."""
+"""Bundles for a trial, made of the embedded one's pre-router: quick to load, and not alike."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from safetensors.numpy import load_file, save
 
 from routing.bundle import Bundle, open_bundle, rewrite_bundle
 from scorers.text import TEXT_TEMPLATE
 
 DEMO = Path(__file__).resolve().parents[2] / "demo" / "bundle"
+_SCORES = "calibration_scores.safetensors"
 
 
-def good_copy(folder: Path) -> Bundle:
-    """The same decisions under another version."""
+def light_copy(folder: Path, note: str = "", scores: dict[str, Any] | None = None) -> Bundle:
+    """Its MF pre-router alone; another `note` or other calibration `scores` are another version."""
     shutil.copytree(DEMO, folder)
     bundle = open_bundle(folder, TEXT_TEMPLATE)
-    calibration = {**bundle.read_json("calibration.json"), "copied": True}
-    return rewrite_bundle(bundle, {"calibration.json": json.dumps(calibration).encode()})
+    policy = {**bundle.read_json("policy.json"), "default": "mf", "joint": [], "early": {}, "note": note}
+    policy["thresholds"] = {"mf": 0.3, "random": 0.5}
+    kept = {"mf": bundle.scorers["mf"]}
+    found = {
+        name: rows
+        for name, rows in load_file(folder / _SCORES).items()
+        if name in ("gain_raw", "prompt_chars")
+    }
+    files = {"policy.json": json.dumps(policy).encode(), _SCORES: save({**found, **(scores or {})})}
+    gone = ("evaluator.safetensors", "difficulty.safetensors")
+    return rewrite_bundle(bundle, files, {"scorers": kept}, gone)
 
 
 def wrong_copy(folder: Path) -> Bundle:
     """It was calibrated, so it says, on prompts that all go to the strong tier."""
-    shutil.copytree(DEMO, folder)
-    bundle = open_bundle(folder, TEXT_TEMPLATE)
-    scores = load_file(folder / "calibration_scores.safetensors")
-    scores["gain_raw"] = scores["gain_raw"] * 0.0 + scores["gain_raw"].max()
-    return rewrite_bundle(bundle, {"calibration_scores.safetensors": save(scores)})
+    highest = load_file(DEMO / _SCORES)["gain_raw"]
+    return light_copy(folder, "wrong", {"gain_raw": np.full_like(highest, highest.max())})

@@ -5,24 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-import yaml
 
-from routing.bundle import open_bundle
-from scorers.text import TEXT_TEMPLATE
-from tests.proxy.bundle_copies import DEMO, good_copy, wrong_copy
+from tests.proxy.bundle_copies import light_copy, wrong_copy
 from tests.proxy.live_proxy import LiveProxy, live_proxy, make_settings
-from tests.server_process import ServerProcess, pick_port
 from tests.upstream import Upstream
 
-STABLE = open_bundle(DEMO, TEXT_TEMPLATE).version
 KINDS = (
     "Find 17 + 28.",
     "Today is Friday. What day is it in 9 days?",
@@ -41,12 +34,18 @@ def pair():
         ]
 
 
+@pytest.fixture
+def stable(tmp_path: Path) -> str:
+    """The version in force."""
+    return light_copy(tmp_path / "stable").version
+
+
 def settings_with(pair: list[dict[str, Any]], canary: Path, tmp_path: Path, **loop: Any) -> Any:
-    trial = {"bundle": str(canary), "share": 0.5, "least_rows": 30, **loop.pop("canary", {})}
+    trial = {"bundle": str(canary), "share": 0.5, "least_rows": 30, **loop.pop("trial", {})}
     return make_settings(
         pair,
         routing=MF,
-        bundle=str(DEMO),  # type: ignore[arg-type]
+        bundle=str(tmp_path / "stable"),  # type: ignore[arg-type]
         log={"url": f"sqlite:///{tmp_path / 'log.db'}", "flush_interval_s": 0.05},
         loop={"interval_s": 0.1, "canary": trial, "drift": {"least_rows": 10_000}, **loop},
     )
@@ -86,20 +85,20 @@ async def until_state(proxy: LiveProxy, state: str) -> dict[str, Any]:
     return found
 
 
-async def test_a_share_of_sessions_then_promotion(pair, tmp_path: Path) -> None:
-    version = good_copy(tmp_path / "canary").version
+async def test_a_share_of_sessions_then_promotion(pair, stable: str, tmp_path: Path) -> None:
+    version = light_copy(tmp_path / "canary", "good").version
     async with trial_of(settings_with(pair, tmp_path / "canary", tmp_path)) as proxy:
         seen: dict[str, str] = {}
         for number in range(40):
             told = await ask(proxy, f"s{number}")
             seen[f"s{number}"] = told["x-upshift-policy"]
             assert (told["x-upshift-reason"] == "canary") == (told["x-upshift-policy"] == version)
-        assert {STABLE: True, version: True} == dict.fromkeys(seen.values(), True)
+        assert {stable: True, version: True} == dict.fromkeys(seen.values(), True)
         assert 8 <= list(seen.values()).count(version) <= 32
         for session, policy in seen.items():
             assert (await ask(proxy, session, "Another question."))["x-upshift-policy"] == policy
-        assert (await ask(proxy, "x", model="upshift-mf-0.2"))["x-upshift-policy"] == STABLE
-        for name in (STABLE, version):
+        assert (await ask(proxy, "x", model="upshift-mf-0.2"))["x-upshift-policy"] == stable
+        for name in (stable, version):
             assert proxy.count("upshift_policy_info", version=name) == 1
         assert proxy.count("upshift_canary_share") == 0.5
         on_trial = proxy.count("upshift_canary_requests_total", arm="canary")
@@ -114,7 +113,7 @@ async def test_a_share_of_sessions_then_promotion(pair, tmp_path: Path) -> None:
         told = [await ask(proxy, session) for session in seen]
         assert {one["x-upshift-policy"] for one in told} == {version}
         assert "canary" not in {one["x-upshift-reason"] for one in told}
-        assert proxy.count("upshift_policy_info", version=STABLE) == 0
+        assert proxy.count("upshift_policy_info", version=stable) == 0
         assert proxy.count("upshift_policy_info", version=version) == 1
         assert proxy.count("upshift_canary_share") == 0
         status, refused = await post(proxy, "/admin/canary/promote")
@@ -122,10 +121,10 @@ async def test_a_share_of_sessions_then_promotion(pair, tmp_path: Path) -> None:
         assert (await until_state(proxy, "promoted"))["reason"] == "by hand"
     with contextlib.closing(sqlite3.connect(tmp_path / "log.db")) as database:
         logged = dict(database.execute("SELECT policy, COUNT(*) FROM decisions GROUP BY policy"))
-    assert logged == {STABLE: 81 - on_trial, version: on_trial + 40}
+    assert logged == {stable: 81 - on_trial, version: on_trial + 40}
 
 
-async def test_an_alarm_sends_it_back_for_good(pair, tmp_path: Path) -> None:
+async def test_an_alarm_sends_it_back_for_good(pair, stable: str, tmp_path: Path) -> None:
     version = wrong_copy(tmp_path / "canary").version
     state = {"state_dir": str(tmp_path / "state")}
     settings = settings_with(pair, tmp_path / "canary", tmp_path, **state)
@@ -135,80 +134,34 @@ async def test_an_alarm_sends_it_back_for_good(pair, tmp_path: Path) -> None:
         found = await until_state(proxy, "rolled_back")
         assert found["reason"].startswith("strong_share: ")
         assert found["canary"]["planned_share"] > 0.9 > found["canary"]["strong_share"]
-        assert {(await ask(proxy, f"s{number}"))["x-upshift-policy"] for number in range(20)} == {STABLE}
+        assert {(await ask(proxy, f"s{number}"))["x-upshift-policy"] for number in range(20)} == {stable}
         assert proxy.count("upshift_canary_rolled_back") == 1
         assert proxy.count("upshift_policy_info", version=version) == 0
     async with trial_of(settings) as proxy:  # a restart does not try it again
-        assert {(await ask(proxy, f"s{number}"))["x-upshift-policy"] for number in range(20)} == {STABLE}
+        assert {(await ask(proxy, f"s{number}"))["x-upshift-policy"] for number in range(20)} == {stable}
         await until_state(proxy, "rolled_back")
 
 
-async def test_by_hand_without_rollback_of_its_own(pair, tmp_path: Path) -> None:
+async def test_by_hand_without_rollback_of_its_own(pair, stable: str, tmp_path: Path) -> None:
     wrong_copy(tmp_path / "canary")
-    settings = settings_with(pair, tmp_path / "canary", tmp_path, canary={"rollback": False})
+    settings = settings_with(pair, tmp_path / "canary", tmp_path, trial={"rollback": False})
     async with trial_of(settings) as proxy:
         for number in range(80):
             await ask(proxy, f"s{number}")
         await asyncio.sleep(0.4)
         assert (await report(proxy))["state"] == "running"
         assert (await post(proxy, "/admin/canary/rollback"))[0] == 200
-        assert {(await ask(proxy, f"s{number}"))["x-upshift-policy"] for number in range(20)} == {STABLE}
+        assert {(await ask(proxy, f"s{number}"))["x-upshift-policy"] for number in range(20)} == {stable}
 
 
-async def test_a_bad_bundle_is_refused_and_the_old_one_stays(pair, tmp_path: Path) -> None:
-    good_copy(tmp_path / "canary")
+async def test_a_bad_bundle_is_refused_and_the_old_one_stays(pair, stable: str, tmp_path: Path) -> None:
+    light_copy(tmp_path / "canary", "good")
     (tmp_path / "canary/mf.safetensors").write_bytes(b"damaged")
     bad = settings_with(pair, tmp_path / "canary", tmp_path)
     async with trial_of(bad) as proxy:
-        assert (await ask(proxy, "s"))["x-upshift-policy"] == STABLE
+        assert (await ask(proxy, "s"))["x-upshift-policy"] == stable
         assert "mf.safetensors is damaged" in (await until_state(proxy, "refused"))["reason"]
-    good_copy(tmp_path / "other")
+    light_copy(tmp_path / "other", "other")
     async with trial_of(settings_with(pair, tmp_path / "other", tmp_path)) as proxy:
         assert not await proxy.live.reload(lambda: bad), "a reload is refused as a whole"
         await until_state(proxy, "running")
-
-
-def test_every_worker_sends_it_back(pair, tmp_path: Path, repository: Path) -> None:
-    wrong_copy(tmp_path / "canary")
-    settings = settings_with(pair, tmp_path / "canary", tmp_path)
-    data = settings.model_dump(mode="json", exclude_unset=True)
-    port = pick_port()
-    data["server"] |= {"workers": 2, "port": port}
-    (tmp_path / "upshift.yaml").write_text(yaml.safe_dump(data))
-    command = [sys.executable, "-m", "proxy.cli", "serve", "--config", str(tmp_path / "upshift.yaml")]
-    server = ServerProcess(command, port, tmp_path / "proxy.log", {"PYTHONPATH": str(repository)})
-    try:
-        server.wait_ready("/readyz", 120)
-
-        def asked(session: str) -> tuple[str, int]:
-            """The policy that answered, over a connection of its own, and the worker's process."""
-            body = {
-                "model": "upshift",
-                "messages": [{"role": "user", "content": KINDS[int(session[1:]) % 4]}],
-            }
-            with httpx.Client(base_url=server.origin, timeout=30) as client:
-                answer = client.post(
-                    "/v1/chat/completions", json=body, headers={"x-upshift-session": session}
-                )
-                return answer.headers["x-upshift-policy"], client.get("/readyz").json()["pid"]
-
-        found: dict[int, set[str]] = {}
-        for number in range(100):
-            policy, pid = asked(f"s{number}")
-            found.setdefault(pid, set()).add(policy)
-        assert len(found) == 2
-        end = time.monotonic() + 20
-        while httpx.get(f"{server.origin}/admin/loop").json()["canary"]["state"] != "rolled_back":
-            assert time.monotonic() < end
-            time.sleep(0.1)
-        time.sleep(0.5)
-        after: dict[int, set[str]] = {}
-        for number in range(40):
-            policy, pid = asked(f"s{number}")
-            after.setdefault(pid, set()).add(policy)
-        assert len(after) == 2
-        assert set().union(*after.values()) == {STABLE}
-        metrics = httpx.get(f"{server.origin}/metrics").text
-        assert "upshift_canary_rolled_back 1.0" in metrics
-    finally:
-        server.stop()
