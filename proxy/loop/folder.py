@@ -30,28 +30,37 @@ _VERSION = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
 
 class LoopFolder:
-    """One a worker process. Raises `SettingsError` for a folder that cannot be used."""
+    """One a worker process; a folder of its own is made when the first thing is written."""
 
     def __init__(self, state_dir: Path | None) -> None:
-        self._own: tempfile.TemporaryDirectory[str] | None = None
+        """Raises `SettingsError` for a folder that cannot be used."""
         shared = os.environ.get(USAGE_DIR)  # of the supervisor or predecessor
-        if state_dir is not None:
-            self.path = state_dir
-        elif shared:
-            self.path = Path(shared) / "loop"
-        else:
-            self._own = tempfile.TemporaryDirectory(prefix="upshift-loop-")
-            self.path = Path(self._own.name)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._worker = self.path / f"worker-{os.getpid()}-{os.urandom(3).hex()}.json"
-            self._lock = os.open(self.path / "leader.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise SettingsError(f"loop.state_dir: {self.path} cannot be used: {error.strerror}") from error
+        self._own: tempfile.TemporaryDirectory[str] | None = None
+        self._path = state_dir or (Path(shared) / "loop" if shared else None)
+        self._worker = f"worker-{os.getpid()}-{os.urandom(3).hex()}.json"
+        self._lock = -1
         self._leads = False
+        if self._path is not None:
+            try:
+                self._path.mkdir(parents=True, exist_ok=True)
+                (self._path / "leader.lock").touch()
+            except OSError as error:
+                raise SettingsError(
+                    f"loop.state_dir: {self._path} cannot be used: {error.strerror}"
+                ) from error
+
+    @property
+    def path(self) -> Path:
+        """Where it is. Raises `OSError` when there can be none."""
+        if self._path is None:
+            self._own = tempfile.TemporaryDirectory(prefix="upshift-loop-")
+            self._path = Path(self._own.name)
+        return self._path
 
     def lead(self) -> bool:
-        """Whether this worker leads: the first to ask does, until it ends."""
+        """Whether this worker leads: the first to ask does, until it ends. Raises `OSError`."""
+        if self._lock < 0:
+            self._lock = os.open(self.path / "leader.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         if not self._leads:
             with contextlib.suppress(BlockingIOError):
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -60,7 +69,7 @@ class LoopFolder:
 
     def write_worker(self, data: dict[str, Any]) -> None:
         """What this worker counted. Raises `OSError`."""
-        _write(self._worker, data)
+        _write(self.path / self._worker, data)
 
     def read_workers(self, within_s: float) -> list[dict[str, Any]]:
         """What every worker counted, also those that have ended; files older than that are removed."""
@@ -89,13 +98,15 @@ class LoopFolder:
 
     def read_verdict(self, version: str) -> dict[str, Any]:
         """Empty where nothing has been said."""
-        if not _VERSION.fullmatch(version):
+        if self._path is None or not _VERSION.fullmatch(version):
             return {}
-        return _read(self.path / f"verdict-{version}.json") or {}
+        return _read(self._path / f"verdict-{version}.json") or {}
 
     def close(self) -> None:
         """Let go of the lead, and of a folder of one's own. What was counted stays for the others."""
-        os.close(self._lock)
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock, self._leads = -1, False
         if self._own is not None:
             self._own.cleanup()
 

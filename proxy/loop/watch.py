@@ -123,7 +123,7 @@ class Loop:
         folder, budget = self._memory.folder, self._memory.budget
         today = int(time.time() // 86_400)
         spent = budget.today_usd(time.time())
-        folder.write_worker({"slices": slices, "day": today, "shadow_usd": spent})
+        folder.write_worker({"at": time.time(), "slices": slices, "day": today, "shadow_usd": spent})
         workers = folder.read_workers(max(_KEPT_S, self._settings.drift.window_s))
         all_usd = sum(float(w.get("shadow_usd", 0.0)) for w in workers if w.get("day") == today)
         self._memory.spent_elsewhere_usd = max(0.0, all_usd - spent)
@@ -150,9 +150,14 @@ class Loop:
             self._judge_trial(stable, canary, tallies, quality)
         evidence = Evidence(
             self._settings, stable, canary, self._refused, tallies, quality, self._verdicts(),
-            len(workers), spent_usd,
+            self._alive(workers), spent_usd,
         )  # fmt: skip
         self._memory.folder.write_snapshot(make_snapshot(evidence).to_dict())
+
+    def _alive(self, workers: list[dict[str, Any]]) -> int:
+        """How many of those that ever wrote have written lately."""
+        oldest = time.time() - 3 * self._settings.interval_s - 5.0
+        return sum(float(worker.get("at", 0.0)) >= oldest for worker in workers)
 
     def _judge_drift(self, stable: Watched, tally: Tally) -> None:
         """An alarm that rises or falls is noted; one that rises may end the certificate."""
