@@ -9,6 +9,7 @@ STAMP := $(VENV)/.upshift-setup
 PORT ?= 8000
 ONCE ?=
 WORK ?= .cache/train-demo
+WORKERS ?= 2
 ARGS ?=
 
 export HF_HUB_OFFLINE ?= 1
@@ -35,8 +36,8 @@ demo: $(STAMP) ## the proxy in front of the two embedded models (PORT=8000, ONCE
 train-demo: $(STAMP) ## every training stage on the embedded pair, prompts to published bundle (WORK=folder)
 	@$(RUN) -m demo.twin --work $(WORK) $(ARGS)
 
-test: $(STAMP) ## every test but the long ones (ARGS="-k word tests/proxy" narrows it)
-	@$(RUN) -m pytest -m "not long" $(ARGS)
+test: $(STAMP) ## every test but the long ones (ARGS="-k word tests/proxy" narrows it; WORKERS=0: in one process)
+	@$(RUN) -m pytest -m "not long" -n $(WORKERS) --dist loadgroup $(ARGS)
 
 test-long: $(STAMP) ## soak, fuzz, kill-and-resume, coverage draws at full size
 	@$(RUN) -m pytest -m long --timeout 0 $(ARGS)
