@@ -15,7 +15,7 @@ ARGS ?=
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help setup demo train-demo test test-long check audit format bench
+.PHONY: help setup demo notebook recording train-demo test test-long check audit format bench
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -27,11 +27,17 @@ $(STAMP): pyproject.toml requirements/constraints.txt deploy/install_torch.sh
 	@echo "setting up $(VENV) (once, a few minutes)"
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	@deploy/install_torch.sh $(RUN)
-	@$(RUN) -m pip install -qq --constraint requirements/constraints.txt --editable '.[train,demo,openai,postgres,ray,redis,otel,dev]'
+	@$(RUN) -m pip install -qq --constraint requirements/constraints.txt --editable '.[train,demo,notebook,openai,postgres,ray,redis,otel,dev]'
 	@touch $@
 
 demo: $(STAMP) ## the proxy in front of the two embedded models (PORT=8000, ONCE=1 to stop after the table)
 	@$(RUN) -m demo --port $(PORT) $(if $(ONCE),--once) $(ARGS)
+
+notebook: $(STAMP) ## run demo/upshift.ipynb from top to bottom and store what it shows
+	@$(RUN) -m demo.notebook $(ARGS)
+
+recording: $(STAMP) ## record `make demo` in a terminal and draw it (docs/images/demo.cast, demo.svg)
+	@$(RUN) -m demo.recording $(ARGS)
 
 train-demo: $(STAMP) ## every training stage on the embedded pair, prompts to published bundle (WORK=folder)
 	@$(RUN) -m demo.twin --work $(WORK) $(ARGS)

@@ -1,12 +1,17 @@
 """Matrix factorisation over (model, prompt), RouteLLM's scoring (Ong et al., 2024, section 4.2) in two forms.
 
+Why the name: write a table with a row for every model and a column for every prompt, adequate or not in each
+cell, most cells empty. Taken to be of rank k it is V diag(w2) X, the models' vectors V (M, k) times the prompts'
+vectors X (k, N), as films are recommended. But prompts are new each time, so X is not learnt column by
+column: it is computed from the prompt's embedding, x_q = W1 v_q + b. Only models keep vectors of their own.
+
 Pairwise, as RouteLLM trains it:
 
     delta(m, q) = w2 . (v_m * (W1 v_q + b)),   P(strong wins) = sigmoid(delta(strong, q) - delta(weak, q))
 
 Why Hadamard and then linear: v_m * x then w2 is a bilinear form v_m^T diag(w2) (W1 v_q + b); the prompt is
 projected into the models' space, the model's vector says how much each direction of it counts, and w2 scales
-the directions. A rank-k factorisation of the table of outcomes, with side information on one side.
+the directions (it adds no power, it could be folded into v_m).
 
 For one fixed pair it is a linear probe: delta(s) - delta(w) = [(w2 * (v_s - v_w)) W1] . v_q +
 (w2 * (v_s - v_w)) . b. The first bracket is one vector, so factors buy nothing there but regularisation; the

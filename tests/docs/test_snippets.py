@@ -22,7 +22,7 @@ from tests.docs.markdown import Block, blocks
 
 DEMO_ORIGIN = "http://127.0.0.1:8000"
 RUN = ("python", "sh")
-TIMEOUT_S = 110.0
+TIMEOUT_S = 240.0  # the training guide fits a bundle
 WITH_CODE = [d for d in DOCUMENTS if any(b.language in RUN and b.not_run is None for b in blocks(d))]
 
 
@@ -43,6 +43,7 @@ def _run(block: Block, folder: Path, origin: str) -> None:
     )
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("document", WITH_CODE, ids=lambda d: str(d.relative_to(ROOT)))
 def test_snippets_run(document: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     runnable = [b for b in blocks(document) if b.language in RUN and b.not_run is None]
