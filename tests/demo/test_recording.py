@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ def _screen(cast: str) -> list[str]:
 def _headings(cast: str) -> list[str]:
     """The lines above the rules of both tables, without the number of prompts."""
     lines = _screen(cast)
-    above = [before for before, line in zip(lines, lines[1:], strict=False) if line.startswith("----")]
+    above = [before for before, line in pairwise(lines) if line.startswith("----")]
     return [line.lstrip("0123456789 ") for line in above]
 
 

@@ -110,7 +110,9 @@ def test_cross_entropy_is_the_log_likelihood(queries: torch.Tensor) -> None:
     s, y = model.score_table(queries).detach()[known], quality[known]
     p = torch.sigmoid(s.double())
     likelihood = (y * p.log() + (1 - y) * (1 - p).log()).mean()
-    assert float(table_loss(model, queries, quality, (0, 2)).detach()) == pytest.approx(-float(likelihood), abs=1e-5)
+    assert float(table_loss(model, queries, quality, (0, 2)).detach()) == pytest.approx(
+        -float(likelihood), abs=1e-5
+    )
     rows = binary_cross_entropy_with_logits(s.double(), y.double(), reduction="none")
     assert torch.allclose(rows, softplus(s.double()) - y * s)
 

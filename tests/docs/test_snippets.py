@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,10 +19,11 @@ import yaml
 
 from proxy.settings import parse_settings
 from tests.docs.documents import DOCUMENTS, ROOT
-from tests.docs.markdown import Block, blocks
+from tests.docs.markdown import Block, blocks, prose
 
 DEMO_ORIGIN = "http://127.0.0.1:8000"
 RUN = ("python", "sh")
+INDENTED_COMMAND = re.compile(r" {4,}(upshift|make|python|pip|curl|docker|kubectl|vllm|[A-Z_]+=\S+) ")
 TIMEOUT_S = 240.0  # the training guide fits a bundle
 WITH_CODE = [d for d in DOCUMENTS if any(b.language in RUN and b.not_run is None for b in blocks(d))]
 
@@ -69,3 +71,5 @@ def test_commands_stand_in_fences(document: Path) -> None:
     """A command outside a fence with a language would never be run."""
     unnamed = [b.place for b in blocks(document) if not b.language]
     assert not unnamed, "say `sh`, `python`, ... or `text`"
+    indented = [line for line in prose(document).splitlines() if INDENTED_COMMAND.match(line)]
+    assert not indented, "put it into a fence"
