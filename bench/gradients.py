@@ -2,7 +2,7 @@
 
     python -m bench.gradients
 
-Time: the modes in turn, round after round, on the same batch, median. Memory: each mode in a process of its
+CPU time: the modes in turn, round after round, on the same batch, median. Memory: each mode in a process of its
 own, the growth of its peak resident set over one pass after a warm-up on a single row (Linux). The figures of
 `docs/notes/autograd.md` come from here.
 """
@@ -51,15 +51,15 @@ def batch(rows: int, tokens: int) -> tuple[torch.Tensor, torch.Tensor, torch.Ten
 
 
 def median_ms(model: Evaluator, rows: int, tokens: int, rounds: int) -> dict[str, float]:
-    """Median milliseconds of a forward pass for each mode."""
+    """Median milliseconds of CPU of a forward pass for each mode."""
     inputs = batch(rows, tokens)
     times: dict[str, list[float]] = {mode: [] for mode in MODES}
     for _ in range(rounds):
         for mode, context in MODES.items():
-            started = time.perf_counter()
+            started = time.process_time()
             with context():
                 model(*inputs)
-            times[mode].append(1e3 * (time.perf_counter() - started))
+            times[mode].append(1e3 * (time.process_time() - started))
     return {mode: statistics.median(values[1:]) for mode, values in times.items()}
 
 
@@ -95,7 +95,7 @@ def main(argv: Sequence[str]) -> int:
     times = median_ms(evaluator(), options.rows, options.tokens, options.rounds)
     print(f"evaluator on {DEFAULT_ENCODER}, {options.rows} rows of {options.tokens} tokens, "
           f"{torch.get_num_threads()} threads")  # fmt: skip
-    print(f"{'mode':<16}{'ms a batch':>12}{'peak MiB':>12}")
+    print(f"{'mode':<16}{'CPU ms':>12}{'peak MiB':>12}")
     for mode in MODES:
         command = [sys.executable, "-m", "bench.gradients", "--peak", mode,
                    "--rows", str(options.rows), "--tokens", str(options.tokens)]  # fmt: skip

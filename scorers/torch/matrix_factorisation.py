@@ -1,9 +1,10 @@
 """Matrix factorisation over (model, prompt), RouteLLM's scoring (Ong et al., 2024, section 4.2) in two forms.
 
 Why the name: write a table with a row for every model and a column for every prompt, adequate or not in each
-cell, most cells empty. Taken to be of rank k it is V diag(w2) X, the models' vectors V (M, k) times the prompts'
-vectors X (k, N), as films are recommended. But prompts are new each time, so X is not learnt column by
-column: it is computed from the prompt's embedding, x_q = W1 v_q + b. Only models keep vectors of their own.
+cell, most cells empty. Taken to be of rank k it is V diag(w2) X, the models' vectors V (M, k) times the
+prompts' vectors X (k, N), as films are recommended. But prompts are new each time, so X is not learnt column
+by column: it is computed from the prompt's embedding, x_q = W1 v_q + b. Only models keep vectors of their
+own.
 
 Pairwise, as RouteLLM trains it:
 
