@@ -2,9 +2,9 @@
 
     python -m bench.gradients
 
-CPU time: the modes in turn, round after round, on the same batch, median. Memory: each mode in a process of its
-own, the growth of its peak resident set over one pass after a warm-up on a single row (Linux). The figures of
-`docs/notes/autograd.md` come from here.
+CPU time: the modes in turn, round after round, on the same batch, median. Memory: each mode in a process of
+its own, the growth of its peak resident set over one pass after a warm-up on a single row (Linux). The
+figures of `docs/notes/autograd.md` come from here.
 """
 
 from __future__ import annotations
