@@ -70,7 +70,10 @@ def _litellm(upstream: int, port: int, folder: Path) -> Peer | None:
     target = {"model": f"openai/{MODEL}", "api_base": f"http://127.0.0.1:{upstream}/v1", "api_key": "x"}
     config.write_text(json.dumps({"model_list": [{"model_name": MODEL, "litellm_params": target}]}))
     command = [str(program), "--config", str(config), "--port", str(port), "--telemetry", "False"]
-    environment = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
+    environment = {  # without a key of its own, which is in its favour
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR",
+        "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
+    }  # fmt: skip
     return Peer("litellm", command, _chat(port), environment=environment)
 
 

@@ -17,10 +17,14 @@ venv() {
         >"$home/$name.log" 2>&1 && echo "installed: $name" || skip "$name"
 }
 
+# Portkey 1.15.2 with today's @hono/node-server answers every stream with a 500 ("immutable" headers), so an
+# older one is put in its place.
 install_portkey() {
     [ -e "$home/portkey/.ready" ] && { echo "there: portkey"; return; }
     mkdir -p "$home/portkey"
-    { npm install --silent --no-audit --no-fund --prefix "$home/portkey" @portkey-ai/gateway@1.15.2 \
+    echo '{"dependencies": {"@portkey-ai/gateway": "1.15.2"}, "overrides": {"@hono/node-server": "1.13.7"}}' \
+        >"$home/portkey/package.json"
+    { npm install --silent --no-audit --no-fund --prefix "$home/portkey" \
         && touch "$home/portkey/.ready"; } >"$home/portkey.log" 2>&1 && echo "installed: portkey" || skip portkey
 }
 
@@ -36,7 +40,7 @@ unpack_nginx() {
 for peer in "${@:-litellm portkey mlflow nginx}"; do
     for one in $peer; do
         case $one in
-            litellm) venv litellm 'litellm[proxy]==1.109.1' ;;
+            litellm) venv litellm 'litellm[proxy]==1.108.0' ;;
             mlflow) venv mlflow 'mlflow[gateway]==3.17.2' ;;
             routellm) venv routellm 'routellm[serve,eval]==0.2.0' ;;  # gigabytes: it brings torch
             portkey) install_portkey ;;
