@@ -1,24 +1,24 @@
-"""A bundle on duty: raw scores, calibrated and batched off the event loop, under its policy.
+"""A bundle on duty: calibrated scores under its policy, and what was scored before.
 
-`scorers` computes, `routing` calibrates and decides; neither imports the other, so they meet here. Each kind
-of score has one worker thread and one queue: what arrives while a batch runs goes into the next one. Prompt
-scores are kept by text hash, since clients repeat prompts (retries, templates, health checks) and a look-up
-costs a microsecond against milliseconds.
+`scorers` computes, `routing` calibrates and decides; neither imports the other, so they meet here. Scores
+come from this process (`proxy.local_scores`) or from the one that several workers share
+(`proxy.scorer_link`); prompt scores are kept by text hash either way.
 """
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from proxy.loop.reference import Reference, reference_of
 from proxy.metrics import Metrics
 from proxy.plan import Plan, plan_of
+from proxy.score_cache import PromptPair, ScoreCache
+from proxy.scorer_link import ScorerLink
+from proxy.scorer_metrics import ScorerMetrics
 from proxy.settings import RoutingSettings
 from routing.bundle import Bundle, open_bundle
 from routing.calibration import CalibrationMap
@@ -27,16 +27,30 @@ from routing.errors import BundleError, PolicyError, ScorerError
 from routing.policy import Policy, Signals
 from routing.protocols import Answer
 from scorers.errors import ScoringError
-from scorers.familiar import Familiar
-from scorers.runtime.batcher import Batcher
-from scorers.runtime.scorers import FAMILIAR, BundleScorers, load_scorers
+from scorers.familiar import FAMILIAR, Familiar
 from scorers.text import TEXT_TEMPLATE
 
-_CACHED_PROMPTS = 10_000
-_BATCH_ROWS = 32
-_WARM_TEXT = "warm up"
 
-PromptPair = tuple[float, float | None, bool]  # calibrated route score and difficulty; unlike the fitted
+class ScoreSource(Protocol):
+    """Where calibrated scores come from: this process, or the one that all workers share."""
+
+    async def prompt(self, text: str) -> PromptPair:
+        """Raises `ScoringError`, as do the others."""
+        ...
+
+    async def answer(self, prompt: str, answer: Answer) -> float:
+        """P(adequate)."""
+        ...
+
+    async def warm(self) -> None:
+        """Be ready for the first request."""
+        ...
+
+    def attach(self, metrics: ScorerMetrics) -> None:
+        """Where batches are counted."""
+        ...
+
+    async def close(self) -> None: ...
 
 
 class BundleOnDuty:
@@ -44,9 +58,8 @@ class BundleOnDuty:
 
     def __init__(
         self,
-        raw: BundleScorers,
+        source: ScoreSource,
         policy: Policy,
-        maps: dict[str, CalibrationMap],
         plan: Plan | None = None,
         valid_until: float = 0.0,
         familiar: Familiar | None = None,
@@ -58,79 +71,55 @@ class BundleOnDuty:
         self.policy = policy
         self.plan = plan
         self.valid_until = valid_until
-        self._raw = raw
-        self._maps = maps
-        self._metrics: Metrics | None = None
-        self._kept: OrderedDict[bytes, PromptPair] = OrderedDict()
-        self._prompts: Batcher[str, PromptPair] = Batcher(
-            self._timed("prompt", self._run_prompts), len, _BATCH_ROWS, max_wait_ms=0.0
-        )
-        self._answers: Batcher[tuple[str, Answer], float] = Batcher(
-            self._timed("evaluator", self._run_answers), _pair_length, _BATCH_ROWS, max_wait_ms=0.0
-        )
+        self._source = source
+        self._metrics: ScorerMetrics | None = None
+        self._cache_name = ""
+        self._kept = ScoreCache()
 
     def attach(self, metrics: Metrics) -> None:
-        self._metrics = metrics
+        self.count(metrics.scoring, "prompt_scores")
+
+    def count(self, metrics: ScorerMetrics, cache: str) -> None:
+        """Count batches, and look-ups under the name `cache`."""
+        self._metrics, self._cache_name = metrics, cache
+        self._source.attach(metrics)
 
     async def read_prompt(self, prompt: str, signals: Signals) -> None:
-        key = hashlib.blake2b(prompt.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        pair = self._kept.get(key)
+        key = ScoreCache.key_of(prompt)
+        pair = self._kept.find(key)
         if self._metrics is not None:
-            self._metrics.cache.labels("prompt_scores", "miss" if pair is None else "hit").inc()
+            self._metrics.looked_up(self._cache_name, pair is not None)
         if pair is None:
             try:
-                pair = await self._prompts.submit(prompt)
+                pair = await self._source.prompt(prompt)
             except ScoringError as error:
                 raise ScorerError(str(error)) from error
-            self._kept[key] = pair
-            if len(self._kept) > _CACHED_PROMPTS:
-                self._kept.popitem(last=False)
-        else:
-            self._kept.move_to_end(key)
+            self._kept.keep(key, pair)
         signals.route_score, signals.difficulty, signals.unfamiliar = pair
 
     async def score_answers(self, prompt: str, answers: Sequence[Answer]) -> list[float]:
         try:
-            return [await self._answers.submit((prompt, answer)) for answer in answers]
+            return [await self._source.answer(prompt, answer) for answer in answers]
         except ScoringError as error:
             raise ScorerError(str(error)) from error
 
     async def warm(self) -> None:
-        await self.read_prompt(_WARM_TEXT, Signals())
-        if self._raw.evaluator is not None:
-            await self.score_answers(_WARM_TEXT, [Answer(_WARM_TEXT)])
+        try:
+            await self._source.warm()
+        except ScoringError as error:
+            raise ScorerError(str(error)) from error
 
     async def close(self) -> None:
-        await self._prompts.close()
-        await self._answers.close()
-
-    def _run_prompts(self, prompts: Sequence[str]) -> list[PromptPair]:
-        scores = self._raw.score_prompts(prompts)
-        gains = self._maps["mf"].apply(scores.gain).tolist()
-        far = [False] * len(gains) if scores.far is None else scores.far.tolist()
-        if scores.difficulty is None or "difficulty" not in self._maps:
-            return [(gain, None, unlike) for gain, unlike in zip(gains, far, strict=True)]
-        difficulties = self._maps["difficulty"].apply(scores.difficulty).tolist()
-        return list(zip(gains, difficulties, far, strict=True))
-
-    def _run_answers(self, pairs: Sequence[tuple[str, Answer]]) -> list[float]:
-        scores: list[float] = self._maps["adequate"].apply(self._raw.score_answers(pairs)).tolist()
-        return scores
-
-    def _timed(self, name: str, run: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        def timed(items: Sequence[Any]) -> Any:
-            started = time.perf_counter()
-            result = run(items)
-            if self._metrics is not None:
-                self._metrics.scorer_seconds.labels(name).observe(time.perf_counter() - started)
-                self._metrics.scorer_batch.labels(name).observe(len(items))
-            return result
-
-        return timed
+        await self._source.close()
 
 
-def load_bundle(path: Path, routing: RoutingSettings, threads: int | None = None) -> BundleOnDuty:
-    """Verify and load a bundle. Raises `BundleError` naming the file and the field."""
+def load_bundle(
+    path: Path, routing: RoutingSettings, threads: int | None = None, scorer_socket: Path | None = None
+) -> BundleOnDuty:
+    """Verify and load a bundle; with `scorer_socket` its weights are loaded by the process there.
+
+    Raises `BundleError` naming the file and the field.
+    """
     bundle = open_bundle(path, TEXT_TEMPLATE)
     policy_data = dict(bundle.read_json("policy.json"))
     calibration = bundle.read_json("calibration.json")
@@ -145,7 +134,14 @@ def load_bundle(path: Path, routing: RoutingSettings, threads: int | None = None
         rule = policy.rule(routing.strategy, routing.threshold)
         plan = plan_of(bundle, rule, policy.explore_share, maps)
         reference = reference_of(bundle, rule, policy.explore_share, maps, plan)
-        raw = load_scorers(path, bundle.scorers, threads)
+        source: ScoreSource
+        if scorer_socket is not None:
+            source = ScorerLink(scorer_socket, path, bundle.version)
+        else:
+            from proxy.local_scores import LocalScores  # a worker without weights needs no ONNX Runtime
+            from scorers.runtime.scorers import load_scorers
+
+            source = LocalScores(load_scorers(path, bundle.scorers, threads), maps)
     except PolicyError as error:
         raise BundleError(f"{path}: {error}") from error
     except (KeyError, TypeError, AttributeError) as error:
@@ -154,7 +150,7 @@ def load_bundle(path: Path, routing: RoutingSettings, threads: int | None = None
         ) from error
     except ScoringError as error:
         raise BundleError(f"{path}: {error}") from error
-    return BundleOnDuty(raw, policy, maps, plan, _valid_until(bundle), _familiar(bundle), reference)
+    return BundleOnDuty(source, policy, plan, _valid_until(bundle), _familiar(bundle), reference)
 
 
 def _familiar(bundle: Bundle) -> Familiar | None:
@@ -186,7 +182,3 @@ def _certified_points(bundle: Bundle, policy: Policy) -> tuple[float, ...]:
         return ()
     certificate = Certificate.from_dict(bundle.read_json("certificate.json"))
     return certificate.passed if certificate.strategy == policy.default_strategy else ()
-
-
-def _pair_length(pair: tuple[str, Answer]) -> int:
-    return len(pair[0]) + len(pair[1].text)

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 from proxy.app import OnReload, UpshiftApp, create_app
 from proxy.backends.build import build_backends, build_health_checks, show_backends
@@ -20,6 +22,7 @@ from proxy.limits import Meter
 from proxy.loop.watch import LoopMemory
 from proxy.meter import open_meter
 from proxy.metrics import Metrics
+from proxy.scorer_wire import SOCKET
 from proxy.scoring import Scorers
 from proxy.settings import Settings
 from proxy.wire import Receive, Scope, Send, send_whole
@@ -27,7 +30,14 @@ from proxy.wire_error import ApiError
 from routing.errors import BundleError, UpshiftError
 
 _log = logging.getLogger("upshift")
-_FIXED = ("host", "port", "workers", "admin_host", "admin_port")  # what a reload cannot change
+_FIXED = (
+    "host",
+    "port",
+    "workers",
+    "share_scorers",
+    "admin_host",
+    "admin_port",
+)  # not by a reload
 
 
 class Running:
@@ -247,7 +257,13 @@ def load_scorers(settings: Settings) -> Scorers | None:
         return None
     from proxy.bundle_scorers import load_bundle
 
-    return load_bundle(settings.bundle, settings.routing)
+    return load_bundle(settings.bundle, settings.routing, scorer_socket=_scorer_socket(settings))
+
+
+def _scorer_socket(settings: Settings) -> Path | None:
+    """Where the process is that scores for all workers; None: scorers are loaded here."""
+    socket = os.environ.get(SOCKET) if settings.server.share_scorers else None
+    return Path(socket) if socket else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +281,7 @@ def load_canary(settings: Settings, stable: Scorers | None) -> Canary:
         return Canary()
     from proxy.bundle_scorers import load_bundle
 
-    scorers = load_bundle(path, settings.routing)
+    scorers = load_bundle(path, settings.routing, scorer_socket=_scorer_socket(settings))
     if stable is not None and scorers.policy.version == stable.policy.version:
         return Canary(None, f"version {scorers.policy.version} is in force already")
     return Canary(scorers)

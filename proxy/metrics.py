@@ -15,12 +15,12 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from proxy.policy_gauges import PolicyGauges
 from proxy.record import Record, TierUse
+from proxy.scorer_metrics import ScorerMetrics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _FAST_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
 _SCORES = tuple(i / 20 for i in range(1, 21))
-_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Metrics:
@@ -60,19 +60,7 @@ class Metrics:
         self._score = Histogram(
             "upshift_score", "Scores as the policy saw them.", ["scorer"], buckets=_SCORES, registry=registry
         )
-        self.scorer_seconds = Histogram(
-            "upshift_scorer_seconds",
-            "One batch of a scorer.",
-            ["scorer"],
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self.scorer_batch = Histogram(
-            "upshift_scorer_batch_size", "Texts in a batch.", ["scorer"], buckets=_BATCHES, registry=registry
-        )
-        self.cache = Counter(
-            "upshift_cache_requests", "Look-ups in a cache.", ["cache", "result"], registry=registry
-        )
+        self.scoring = ScorerMetrics(registry)
         self._backend = Counter(
             "upshift_backend_requests", "Calls to backends.", ["tier", "outcome"], registry=registry
         )

@@ -88,6 +88,9 @@ class ServerSettings(Section):
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="0: any free port")
     workers: int = Field(1, ge=1, le=256, description="processes")
+    share_scorers: bool = Field(
+        True, description="several workers score in one process of their own; false: each loads its own copy"
+    )
     admin_port: int = Field(0, ge=0, le=65535, description="/metrics and /admin, there alone; 0: none")
     admin_host: str = Field("127.0.0.1", description="address of the admin port")
     max_body_bytes: int = Field(32 << 20, ge=1024, description="larger bodies are a 413")

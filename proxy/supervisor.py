@@ -2,7 +2,8 @@
 
 The supervisor serves nothing itself. It binds the socket and hands it to every worker, so that a worker can
 be replaced while connections wait in one queue. A worker that dies is started again, at first at once and
-then with growing waits. Metrics of all workers lie in memory-mapped files in one folder, which every worker
+then with growing waits. Where a bundle is served, one more process holds its scorers for all of them
+(`proxy.scorer_process`). Metrics of all workers lie in memory-mapped files in one folder, which every worker
 adds up; the gauges of a dead one are taken out here.
 """
 
@@ -23,6 +24,8 @@ from pathlib import Path
 
 from prometheus_client.multiprocess import mark_process_dead
 
+from proxy.scorer_keeper import ScorerKeeper
+from proxy.scorer_wire import SOCKET
 from proxy.server import COLD_START, LISTEN_FD, READY_FD, SUPERVISOR_PID, hear_ready
 from proxy.settings import Settings
 from proxy.usage import USAGE_DIR
@@ -73,6 +76,7 @@ class Supervisor:
         self._stopping = asyncio.Event()
         self._rolling = asyncio.Lock()
         self._life_read, self._life_write = os.pipe()
+        self._keepers: list[ScorerKeeper] = []  # the last one is for new workers
         self._deaths = 0
         self._serving = False
 
@@ -84,6 +88,7 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         loop.add_signal_handler(signal.SIGUSR2, lambda: self._begin(self._roll()))
         self._write_settings()
+        self._keep_scorers()
         try:
             started = await asyncio.gather(*(self._start() for _ in range(self._settings.server.workers)))
             if not all(started) and not self._stopping.is_set():
@@ -102,6 +107,15 @@ class Supervisor:
         draft.write_text(self._settings.model_dump_json(), encoding="utf-8")
         draft.replace(self._file)  # a worker that starts now reads the old file or the new one, never half
 
+    def _keep_scorers(self, anew: bool = False) -> None:
+        """One scorer process where there is a bundle; `anew`: another one, for the workers of a roll."""
+        if not self._settings.server.share_scorers or self._settings.bundle is None:
+            return
+        if anew or not self._keepers:
+            name = f"scorers-{time.monotonic_ns()}"
+            self._keepers.append(ScorerKeeper(self._folder, name, self._life_read))
+            self._keepers[-1].start()
+
     async def _start(self) -> Worker | None:
         """A worker that serves, or None."""
         heard, said = os.pipe()
@@ -117,6 +131,8 @@ class Supervisor:
             "PROMETHEUS_MULTIPROC_DIR": str(self._folder),
             USAGE_DIR: str(self._folder / "usage"),
         }
+        if self._keepers:
+            environment[SOCKET] = str(self._keepers[-1].socket)
         if not self._serving:
             environment[COLD_START] = "1"
         try:
@@ -172,6 +188,8 @@ class Supervisor:
     async def _roll(self) -> None:
         """SIGUSR2: every worker is replaced by a new process, which serves before the old one stops."""
         async with self._rolling:
+            before = list(self._keepers)
+            self._keep_scorers(anew=True)
             for old in list(self._workers):
                 if self._stopping.is_set():
                     return
@@ -180,6 +198,9 @@ class Supervisor:
                     return
                 old.ask_to_stop()
                 await old.process.wait()
+            for keeper in before:
+                self._keepers.remove(keeper)
+                await keeper.stop()
             _log.info("rolling restart done: %d new workers", len(self._workers))
 
     def _begin(self, chore: object) -> None:
@@ -202,6 +223,8 @@ class Supervisor:
         for worker in list(self._workers):
             worker.signal(signal.SIGKILL)
             await worker.process.wait()
+        for keeper in self._keepers:
+            await keeper.stop()
         for task in list(self._tasks):
             task.cancel()
         for fd in (self._life_read, self._life_write):

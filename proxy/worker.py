@@ -26,7 +26,7 @@ def main() -> int:
     """Exit status 0 after a clean end, 1 when the worker could not start."""
     configure_logging()
     file = Path(os.environ[SETTINGS_FILE])
-    threading.Thread(target=_outlive_nobody, args=(int(os.environ[LIFE_FD]),), daemon=True).start()
+    threading.Thread(target=outlive_nobody, args=(int(os.environ[LIFE_FD]),), daemon=True).start()
     try:
         settings = settings_of_file(file)
         configure_logging(settings.telemetry)
@@ -42,7 +42,8 @@ def main() -> int:
     return 0
 
 
-def _outlive_nobody(fd: int) -> None:
+def outlive_nobody(fd: int) -> None:
+    """End this process, as by SIGTERM, when its supervisor has gone."""
     os.read(fd, 1)  # nothing is ever written: this returns when the other end is closed
     os.kill(os.getpid(), signal.SIGTERM)
 

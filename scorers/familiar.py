@@ -15,6 +15,7 @@ from typing import Any
 
 from scorers.scripts import scripts_of
 
+FAMILIAR = "familiar.json"  # its file in a bundle
 _SEEN_SHARE = 0.005
 _LENGTH_SLACK = 2.0  # beyond the shortest and the longest of the fitted prompts
 _KINDS = {

@@ -9,9 +9,9 @@ import numpy as np
 from safetensors.numpy import save as encode_tensors
 
 from routing.bundle import Bundle
-from scorers.familiar import Familiar
+from scorers.familiar import FAMILIAR, Familiar
 from scorers.runtime.neighbours import MOST_VECTORS, Neighbours
-from scorers.runtime.scorers import FAMILIAR, NEIGHBOURS, load_scorers
+from scorers.runtime.scorers import NEIGHBOURS, load_scorers
 
 _UNSEEN = 400  # prompts that the bound on distance is set by; 0.5 % of them is two
 

@@ -29,7 +29,8 @@ from safetensors.numpy import load as decode_tensors
 from routing.bundle import SPLITS, recover_bundle, write_bundle
 from routing.errors import BundleError, ExamplesError
 from scorers.errors import ScoringError
-from scorers.runtime.scorers import FAMILIAR, NEIGHBOURS
+from scorers.familiar import FAMILIAR
+from scorers.runtime.scorers import NEIGHBOURS
 from scorers.text import TEXT_TEMPLATE
 from trainer.artifact import hold
 from trainer.calibrate import fit_policy

@@ -36,7 +36,6 @@ from scorers.runtime.session import EncoderSession
 from scorers.runtime.stack import PREFIX as STACK_PREFIX
 from scorers.runtime.stack import AnswerStack
 
-FAMILIAR = "familiar.json"  # `scorers.familiar`, read by whoever sees a request's text
 NEIGHBOURS = "familiar.safetensors"
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from routing.bundle import Bundle, open_bundle
 from routing.errors import BundleError, ExamplesError
-from scorers.familiar import Familiar
-from scorers.runtime.scorers import FAMILIAR, load_scorers
+from scorers.familiar import FAMILIAR, Familiar
+from scorers.runtime.scorers import load_scorers
 from scorers.text import TEXT_TEMPLATE
 from tests.trainer.tables import STRONG, WEAK, example_rows, write_jsonl
 from trainer.cli_fit import main

@@ -1,0 +1,81 @@
+"""Calibrated scores computed in this process: batched, and off the event loop.
+
+Each kind of score has one worker thread and one queue: what arrives while a batch runs goes into the
+next one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from proxy.score_cache import PromptPair
+from proxy.scorer_metrics import ScorerMetrics
+from routing.calibration import CalibrationMap
+from routing.protocols import Answer
+from scorers.runtime.batcher import Batcher
+from scorers.runtime.scorers import BundleScorers
+
+_BATCH_ROWS = 32
+_WARM_TEXT = "warm up"
+
+
+class LocalScores:
+    """`proxy.bundle_scorers.ScoreSource` over a bundle's scorers and its calibration maps."""
+
+    def __init__(self, raw: BundleScorers, maps: Mapping[str, CalibrationMap]) -> None:
+        self._raw = raw
+        self._maps = maps
+        self._metrics: ScorerMetrics | None = None
+        self._prompts: Batcher[str, PromptPair] = Batcher(
+            self._timed("prompt", self._run_prompts), len, _BATCH_ROWS, max_wait_ms=0.0
+        )
+        self._answers: Batcher[tuple[str, Answer], float] = Batcher(
+            self._timed("evaluator", self._run_answers), _pair_length, _BATCH_ROWS, max_wait_ms=0.0
+        )
+
+    def attach(self, metrics: ScorerMetrics) -> None:
+        self._metrics = metrics
+
+    async def prompt(self, text: str) -> PromptPair:
+        return await self._prompts.submit(text)
+
+    async def answer(self, prompt: str, answer: Answer) -> float:
+        return await self._answers.submit((prompt, answer))
+
+    async def warm(self) -> None:
+        await self.prompt(_WARM_TEXT)
+        if self._raw.evaluator is not None:
+            await self.answer(_WARM_TEXT, Answer(_WARM_TEXT))
+
+    async def close(self) -> None:
+        await self._prompts.close()
+        await self._answers.close()
+
+    def _run_prompts(self, prompts: Sequence[str]) -> list[PromptPair]:
+        scores = self._raw.score_prompts(prompts)
+        gains = self._maps["mf"].apply(scores.gain).tolist()
+        far = [False] * len(gains) if scores.far is None else scores.far.tolist()
+        if scores.difficulty is None or "difficulty" not in self._maps:
+            return [(gain, None, unlike) for gain, unlike in zip(gains, far, strict=True)]
+        difficulties = self._maps["difficulty"].apply(scores.difficulty).tolist()
+        return list(zip(gains, difficulties, far, strict=True))
+
+    def _run_answers(self, pairs: Sequence[tuple[str, Answer]]) -> list[float]:
+        scores: list[float] = self._maps["adequate"].apply(self._raw.score_answers(pairs)).tolist()
+        return scores
+
+    def _timed(self, name: str, run: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def timed(items: Sequence[Any]) -> Any:
+            started = time.perf_counter()
+            result = run(items)
+            if self._metrics is not None:
+                self._metrics.observe(name, time.perf_counter() - started, len(items))
+            return result
+
+        return timed
+
+
+def _pair_length(pair: tuple[str, Answer]) -> int:
+    return len(pair[0]) + len(pair[1].text)
