@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 BENCHMARKS = {  # name: module with `main(argv)`
     "hot_path": "bench.hot_path",
+    "scorers": "bench.scorers",
+    "growth": "bench.growth",
     "routing": "bench.routing",
     "streams": "bench.streams",
     "coverage": "bench.coverage",

@@ -32,7 +32,7 @@ def plain_answer() -> bytes:
     return head % len(body) + body
 
 
-def stream_answer(chunks: int) -> list[bytes]:
+def stream_answer(chunks: int, batch: int = _BATCH) -> list[bytes]:
     """The writes of a stream: the head, then `chunks` chunks, each an HTTP chunk of its own."""
 
     def event(delta: dict[str, str], finish: str | None = None) -> bytes:
@@ -44,7 +44,7 @@ def stream_answer(chunks: int) -> list[bytes]:
 
     events = [event({"content": f" word{index}"}) for index in range(chunks - 1)] + [event({}, "stop")]
     head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-    writes = [b"".join(events[at : at + _BATCH]) for at in range(0, chunks, _BATCH)]
+    writes = [b"".join(events[at : at + batch]) for at in range(0, chunks, batch)]
     return [head + writes[0], *writes[1:], _http_chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"]
 
 
@@ -55,9 +55,10 @@ def _http_chunk(data: bytes) -> bytes:
 class NullUpstream(asyncio.Protocol):
     """One connection."""
 
-    def __init__(self, plain: bytes, stream: list[bytes]) -> None:
+    def __init__(self, plain: bytes, stream: list[bytes], interval_s: float = 0.0) -> None:
         self._plain = plain
         self._stream = stream
+        self._interval_s = interval_s
         self._held = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -81,17 +82,24 @@ class NullUpstream(asyncio.Protocol):
 
     def _answer(self, request: bytes) -> None:
         write = self._transport.write  # type: ignore[attr-defined]
-        if _STREAM.search(request):
+        if _STREAM.search(request) and self._interval_s:
+            self._write_slowly(0)
+        elif _STREAM.search(request):
             for piece in self._stream:
                 write(piece)
         else:
             write(self._plain)
 
+    def _write_slowly(self, at: int) -> None:
+        if at < len(self._stream) and not self._transport.is_closing():  # type: ignore[attr-defined]
+            self._transport.write(self._stream[at])  # type: ignore[attr-defined]
+            asyncio.get_running_loop().call_later(self._interval_s, self._write_slowly, at + 1)
 
-async def _serve(port: int, chunks: int) -> None:
-    plain, stream = plain_answer(), stream_answer(chunks)
+
+async def _serve(port: int, chunks: int, interval_s: float) -> None:
+    plain, stream = plain_answer(), stream_answer(chunks, 1 if interval_s else _BATCH)
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: NullUpstream(plain, stream), "127.0.0.1", port)
+    server = await loop.create_server(lambda: NullUpstream(plain, stream, interval_s), "127.0.0.1", port)
     await server.serve_forever()
 
 
@@ -100,8 +108,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--chunks", type=int, default=200)
+    parser.add_argument("--chunk-interval-ms", type=float, default=0.0, help="0: as fast as they are taken")
     options = parser.parse_args()
-    uvloop.run(_serve(options.port, options.chunks))
+    uvloop.run(_serve(options.port, options.chunks, options.chunk_interval_ms / 1e3))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bench.processes import REPOSITORY
@@ -40,7 +40,7 @@ def find_peers(upstream: int, first_port: int, folder: Path) -> list[Peer]:
     """Upshift first, then every peer that is installed; configuration files go to `folder`."""
     made = [
         make(upstream, first_port + index, folder)
-        for index, make in enumerate((_upshift, _litellm, _portkey, _mlflow, _nginx))
+        for index, make in enumerate((_upshift, _upshift_with_bundle, _litellm, _portkey, _mlflow, _nginx))
     ]
     return [peer for peer in made if peer is not None]
 
@@ -60,6 +60,17 @@ def _upshift(upstream: int, port: int, folder: Path) -> Peer:
     config.write_text(json.dumps({"tiers": tiers, "log": log}))  # JSON is YAML
     command = [sys.executable, "-m", "proxy.cli", "serve", "--config", str(config), "--port", str(port)]
     return Peer("upshift", command, _chat(port), "strong", environment={"UPSHIFT_API_KEYS": KEY})
+
+
+def _upshift_with_bundle(upstream: int, port: int, folder: Path) -> Peer:
+    """The same with the MiniLM scorers of the embedded pair's bundle loaded: memory and start, mostly."""
+    plain = _upshift(upstream, port, folder)
+    config = folder / "upshift-bundle.json"
+    told = json.loads((folder / "upshift.json").read_text())
+    log = {"url": f"sqlite:///{folder / 'decisions-bundle.db'}"}
+    config.write_text(json.dumps({**told, "log": log, "bundle": str(REPOSITORY / "demo/bundle")}))
+    command = [str(config) if part.endswith("upshift.json") else part for part in plain.command]
+    return replace(plain, name="upshift, bundle", command=command)
 
 
 def _litellm(upstream: int, port: int, folder: Path) -> Peer | None:

@@ -172,8 +172,14 @@ def share_room(n_prompt: int, n_answer: int, room: int) -> tuple[int, int]:
     return prompt, room - prompt
 
 
-def length_buckets(lengths: Sequence[int], batch_size: int) -> Iterator[np.ndarray]:
-    """Indices in batches of similar length, longest first: little padding, and a memory peak seen at once."""
+def token_buckets(lengths: Sequence[int], most_tokens: int) -> Iterator[np.ndarray]:
+    """Indices in batches of similar length, longest first, of at most `most_tokens` with their padding.
+
+    An input longer than that is a batch of its own.
+    """
     order = np.argsort(-np.asarray(lengths), kind="stable")
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
+    start = 0
+    while start < len(order):
+        rows = max(1, most_tokens // max(1, lengths[order[start]]))
+        yield order[start : start + rows]
+        start += rows

@@ -37,8 +37,8 @@ class SessionEmbedder:
         return self.session.folder.dimension * (2 if self.middle else 1)
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        pooled = self.session.pool(self.session.tokenizer.encode_prompts(texts), self.middle)
-        return pooled.query()
+        vectors = self.session.embed_layers(texts)  # the middle layer costs nothing, and one cache serves all
+        return vectors if self.middle else vectors[:, : self.dimension]
 
 
 @dataclass(frozen=True, slots=True)
