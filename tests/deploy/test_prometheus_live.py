@@ -241,7 +241,8 @@ def test_the_loop_is_seen(prometheus: Prometheus) -> None:
     """Gauges that the loop sets once samples were judged and a window of traffic was compared."""
     quality = {found["metric"]["bound"]: found for found in prometheus.query("upshift_live_quality")}
     low, expected, high = (float(quality[bound]["value"][1]) for bound in ("low", "expected", "high"))
-    assert low < expected == pytest.approx(0.8) < high
+    assert expected == pytest.approx(0.8)
+    assert low < expected < high
     signals = {found["metric"]["signal"] for found in prometheus.query("upshift_drift")}
     assert {"prompt_length", "strong_share", "route_score"} <= signals
     assert prometheus.value('sum(upshift_shadow_total{outcome=~"ok|strong_answered"})') > 0

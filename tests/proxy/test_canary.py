@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+import yaml
 
 from tests.proxy.bundle_copies import light_copy, wrong_copy
 from tests.proxy.live_proxy import LiveProxy, live_proxy, make_settings
+from tests.server_process import ServerProcess, pick_port
 from tests.upstream import Upstream
 
 KINDS = (
@@ -78,7 +82,7 @@ async def report(proxy: LiveProxy) -> dict[str, Any]:
 
 
 async def until_state(proxy: LiveProxy, state: str) -> dict[str, Any]:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while (found := await report(proxy))["state"] != state:
         assert time.monotonic() < end, found
         await asyncio.sleep(0.05)
@@ -165,3 +169,50 @@ async def test_a_bad_bundle_is_refused_and_the_old_one_stays(pair, stable: str, 
     async with trial_of(settings_with(pair, tmp_path / "other", tmp_path)) as proxy:
         assert not await proxy.live.reload(lambda: bad), "a reload is refused as a whole"
         await until_state(proxy, "running")
+
+
+@pytest.mark.timeout(300)
+def test_every_worker_sends_it_back(pair, stable: str, tmp_path: Path, repository: Path) -> None:
+    wrong_copy(tmp_path / "canary")
+    settings = settings_with(pair, tmp_path / "canary", tmp_path)
+    data = settings.model_dump(mode="json", exclude_unset=True)
+    port = pick_port()
+    data["server"] |= {"workers": 2, "port": port}
+    (tmp_path / "upshift.yaml").write_text(yaml.safe_dump(data))
+    command = [sys.executable, "-m", "proxy.cli", "serve", "--config", str(tmp_path / "upshift.yaml")]
+    server = ServerProcess(command, port, tmp_path / "proxy.log", {"PYTHONPATH": str(repository)})
+    try:
+        server.wait_ready("/readyz", 120)
+
+        def asked(session: str) -> tuple[str, int]:
+            """The policy that answered, over a connection of its own, and the worker's process."""
+            body = {
+                "model": "upshift",
+                "messages": [{"role": "user", "content": KINDS[int(session[1:]) % 4]}],
+            }
+            with httpx.Client(base_url=server.origin, timeout=30) as client:
+                answer = client.post(
+                    "/v1/chat/completions", json=body, headers={"x-upshift-session": session}
+                )
+                return answer.headers["x-upshift-policy"], client.get("/readyz").json()["pid"]
+
+        found: dict[int, set[str]] = {}
+        for number in range(80):
+            policy, pid = asked(f"s{number}")
+            found.setdefault(pid, set()).add(policy)
+        assert len(found) == 2
+        end = time.monotonic() + 60
+        while httpx.get(f"{server.origin}/admin/loop").json()["canary"]["state"] != "rolled_back":
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        time.sleep(0.5)
+        after: dict[int, set[str]] = {}
+        for number in range(24):
+            policy, pid = asked(f"s{number}")
+            after.setdefault(pid, set()).add(policy)
+        assert len(after) == 2
+        assert set().union(*after.values()) == {stable}
+        metrics = httpx.get(f"{server.origin}/metrics").text
+        assert "upshift_canary_rolled_back 1.0" in metrics
+    finally:
+        server.stop()
