@@ -14,6 +14,8 @@ from routing.protocols import Answer
 from scorers.pieces import count_pieces
 from scorers.text import render_answer
 
+_REASONING = ("reasoning_content", "reasoning")  # vLLM's two names for it, and other backends'
+
 
 @dataclass(slots=True)
 class Usage:
@@ -102,7 +104,7 @@ class StreamReader:
 
     @property
     def begun(self) -> bool:
-        """Whether any content, refusal, tool call or finish reason has come."""
+        """Whether any content, refusal, reasoning, tool call or finish reason has come."""
         return self.pieces > 0 or any(choice.finish_reason for choice in self._choices.values())
 
     @property
@@ -167,7 +169,12 @@ class StreamReader:
 
 
 def _add_delta(choice: _Choice, delta: Mapping[str, Any]) -> int:
+    """Add a delta to its choice; how many pieces it held.
+
+    Reasoning is no part of the answer that the evaluator reads, but clients show it and it was paid for.
+    """
     before = len(choice.content) + len(choice.refusal)
+    thought = sum(isinstance(delta.get(name), str) and delta[name] != "" for name in _REASONING)
     if isinstance(delta.get("content"), str) and delta["content"]:
         choice.content.append(delta["content"])
         choice.text_pieces += count_pieces(delta["content"])
@@ -181,7 +188,7 @@ def _add_delta(choice: _Choice, delta: Mapping[str, Any]) -> int:
         held = choice.tools.setdefault(int(call.get("index") or 0), {"name": "", "arguments": ""})
         held["name"] += function.get("name") or ""
         held["arguments"] += function.get("arguments") or ""
-    return len(choice.content) + len(choice.refusal) - before + len(calls)
+    return len(choice.content) + len(choice.refusal) - before + len(calls) + thought
 
 
 def _logprobs(data: object) -> list[float] | None:

@@ -176,6 +176,23 @@ async def test_stream_without_content_is_not_ready() -> None:
         await attempt.ready()
 
 
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+async def test_reasoning_begins_a_stream_and_is_no_part_of_the_answer(name: str) -> None:
+    """A model that thinks for a minute must not be silent for one; its thoughts are not judged."""
+    pieces = [chunk({"role": "assistant", "content": ""}), chunk({name: "hm"}), chunk({name: "so"})]
+    pieces += [chunk({"content": "yes"}), chunk({}, "stop")]
+    attempt = TierAttempt(1, make_call(), PieceReply(pieces), Asked())
+    await attempt.ready()
+    assert len(attempt.events) == 2
+    assert attempt.prefix() == []
+    out = await relayed(attempt)
+    assert [event["choices"][0]["delta"].get(name) for event in events(out)[1:3]] == ["hm", "so"]  # type: ignore[index]
+    judged = TierAttempt(0, make_call(), PieceReply(pieces), Asked())
+    await judged.complete()
+    assert judged.answers()[0].text == "yes"
+    assert judged.usage.completion_tokens == 3
+
+
 async def test_logprobs_asked_for_ourselves_are_taken_out_of_streams() -> None:
     item = {"token": "a", "logprob": -0.5, "bytes": [97], "top_logprobs": []}
     body = orjson.loads(event_data(chunk({"role": "assistant", "content": "a"})))
