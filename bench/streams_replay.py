@@ -22,8 +22,10 @@ from routing.errors import UpshiftError
 from scorers.runtime.scorers import load_scorers
 from scorers.text import TEXT_TEMPLATE
 from trainer.calibrate import FittedPolicy
-from trainer.calibrate_early import CHECKPOINTS, judge_streams, replay, score_prefixes, token_count
+from trainer.calibrate_early import judge_streams, score_prefixes, token_count
+from trainer.early_bounds import replay
 from trainer.examples import PairTable, pair_examples, read_examples
+from trainer.prefixes import CHECKPOINTS
 from trainer.score import score_pairs
 
 

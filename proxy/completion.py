@@ -174,7 +174,7 @@ def _add_delta(choice: _Choice, delta: Mapping[str, Any]) -> int:
     Reasoning is no part of the answer that the evaluator reads, but clients show it and it was paid for.
     """
     before = len(choice.content) + len(choice.refusal)
-    thought = sum(isinstance(delta.get(name), str) and delta[name] != "" for name in _REASONING)
+    thought = sum(1 for name in _REASONING if isinstance(delta.get(name), str) and delta[name])
     if isinstance(delta.get("content"), str) and delta["content"]:
         choice.content.append(delta["content"])
         choice.text_pieces += count_pieces(delta["content"])

@@ -1,12 +1,8 @@
 """Bounds for judging streams before their end: `policy.json`'s `early`, from answers whose verdict is known.
 
-Each calibration answer is cut at checkpoints and every prefix scored by the serving runtime. At a checkpoint
-the commit bound is the widest at which at most a share `alpha` of the prefixes inside it belong to answers
-that the whole would have got rejected, the abandon bound likewise with accepted ones; only answers still
-undecided count. Of a grid of shares the pair is taken that saves most of the wait, provided that across
-folds (bounds fitted on the others) the share of strong calls moves by at most a point and quality falls by at
-most one. A checkpoint that decides nothing is left out, so serving never scores there; where no pair of
-shares passes there are no bounds at all, and streams are held.
+Each calibration answer is cut at checkpoints and every prefix scored by the serving runtime, the rule turns
+scores into margins, and `trainer/early_bounds.py` sets the bounds. Where no pair of them keeps the limits
+there are none at all, and streams are held.
 
 The certificate of a bundle speaks of held answers; early verdicts lie outside it by what these bounds allow.
 """
@@ -14,9 +10,8 @@ The certificate of a bundle speaks of held answers; early verdicts lie outside i
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +20,7 @@ from safetensors.numpy import load as decode_tensors
 from safetensors.numpy import save as encode_tensors
 
 from routing.bundle import Bundle, open_bundle
-from routing.early import Checkpoint, EarlyRule
+from routing.early import EarlyRule
 from routing.errors import BundleError
 from routing.policy import Rule, Signals
 from scorers.checks import Expectation, failed_check
@@ -33,22 +28,16 @@ from scorers.errors import ScoringError
 from scorers.runtime.scorers import BundleScorers, load_scorers
 from scorers.text import TEXT_TEMPLATE
 from trainer.calibrate import FittedPolicy, calibrate_scores
+from trainer.early_bounds import Bools, JudgedStreams, fit_bounds
 from trainer.examples import Example, PairTable
 from trainer.loop import Progress, no_progress
-from trainer.prefixes import answer_of, cut_answer
+from trainer.prefixes import CHECKPOINTS, answer_of, cut_answer
 from trainer.scored import Floats, ScoredPairs
 
-CHECKPOINTS = (4, 8, 16, 32, 48, 64, 96, 128, 192, 256)
-MAX_SHARE_MOVED = 0.01  # of all prompts that go to strong
-MAX_QUALITY_LOST = 0.01
-_ALPHAS = (0.0, 0.02, 0.04, 0.06, 0.08, 0.1, 0.13, 0.16, 0.2, 0.25, 0.3)
-_LEAST_ROWS = 8  # inside a bound: fewer show nothing
+SPARSE = frozenset((4, 8, 16, 32, 48, 64, 96, 128, 192, 256))  # where each score costs an encoder's run
 _LEAST_JUDGED = 60  # answers that a rule checks: fewer give no bounds
 _MOST_ROWS = 2_000  # answers whose prefixes are scored; more would only cost time
-_FOLDS = 5
 _CHUNK_ROWS = 64
-
-Bools = NDArray[np.bool_]
 
 
 @dataclass(slots=True)
@@ -74,29 +63,6 @@ class PrefixScores:
     def from_bytes(cls, data: bytes) -> PrefixScores:
         """Read `to_bytes`."""
         return cls(**decode_tensors(data))
-
-
-@dataclass(slots=True)
-class JudgedStreams:
-    """What one rule says of n streams: `margins` (n, K) of their prefixes (NaN: ended before), whether the
-    whole is `accepted` (n,), its length in `tokens` (n,), and the `gain` (n,) in quality by strong."""
-
-    margins: Floats
-    accepted: Bools
-    tokens: Floats
-    gain: Floats
-
-    def subset(self, rows: Bools) -> JudgedStreams:
-        return JudgedStreams(self.margins[rows], self.accepted[rows], self.tokens[rows], self.gain[rows])
-
-
-@dataclass(frozen=True, slots=True)
-class Replayed:
-    """How early bounds would have treated streams: `verdict` (n,) 1 commit, -1 abandon, 0 held to the end;
-    `at` (n,) the share of the answer's tokens that was there by then."""
-
-    verdict: NDArray[np.int64]
-    at: Floats
 
 
 def add_early_bounds(
@@ -147,9 +113,12 @@ def score_prefixes(
     scored: ScoredPairs,
     pairs: PairTable,
     progress: Progress = no_progress,
-    checkpoints: Collection[int] = CHECKPOINTS,
+    checkpoints: Collection[int] | None = None,
 ) -> PrefixScores:
-    """Raw scores of the prefixes of at most 2,000 answers, at those of `CHECKPOINTS` that are asked for."""
+    """Raw scores of the prefixes of at most 2,000 answers, at those of `CHECKPOINTS` that are asked for
+    (None: all that the bundle has a head for, else `SPARSE`)."""
+    if checkpoints is None:
+        checkpoints = SPARSE if scorers.prefixes is None else set(scorers.prefixes.lengths)
     by_id = {row.prompt_id: row for row in pairs.weak}
     rows = np.arange(min(len(scored), _MOST_ROWS), dtype=np.int64)
     examples: list[Example] = [by_id[scored.prompt_id[row]] for row in rows]
@@ -218,92 +187,3 @@ def judge_streams(
     )
     checked = np.array(judged, dtype=bool)
     return streams.subset(checked), float(checked.mean())
-
-
-def fit_bounds(streams: JudgedStreams, share_judged: float = 1.0) -> list[Checkpoint]:
-    """The checkpoints that decide anything, or none. `share_judged`: these streams' share of all prompts."""
-    folds = np.arange(len(streams.tokens)) % _FOLDS
-    best, chosen = 0.0, None
-    for commit, abandon in product(_ALPHAS, _ALPHAS):
-        verdict, at = np.zeros(len(folds), dtype=np.int64), np.ones(len(folds))
-        for fold in range(_FOLDS):
-            points = bounds_at(streams.subset(folds != fold), commit, abandon)
-            replayed = replay(points, streams.subset(folds == fold))
-            verdict[folds == fold], at[folds == fold] = replayed.verdict, replayed.at
-        if not within_limits(streams, verdict, share_judged):
-            continue
-        saved = waiting_saved(streams, verdict, at)
-        if saved > best:
-            best, chosen = saved, (commit, abandon)
-    if chosen is None:
-        return []
-    points = bounds_at(streams, *chosen)
-    return [point for point in points if math.isfinite(point.commit) or math.isfinite(point.abandon)]
-
-
-def bounds_at(streams: JudgedStreams, commit_alpha: float, abandon_alpha: float) -> list[Checkpoint]:
-    """Bounds with these shares of wrong verdicts inside each; an alpha of 0 leaves that bound out."""
-    undecided = np.ones(len(streams.tokens), dtype=bool)
-    points = []
-    for k, tokens in enumerate(CHECKPOINTS):
-        margins = streams.margins[:, k]
-        there = undecided & ~np.isnan(margins)
-        values, accepted = margins[there], streams.accepted[there]
-        commit = _widest(values, ~accepted, commit_alpha)
-        abandon = -_widest(-values, accepted, abandon_alpha)
-        if commit >= abandon:  # a checkpoint that tells nothing apart
-            commit, abandon = -math.inf, math.inf
-        points.append(Checkpoint(tokens, commit, abandon))
-        undecided &= ~(there & ((margins <= commit) | (margins >= abandon)))
-    return points
-
-
-def replay(points: Sequence[Checkpoint], streams: JudgedStreams) -> Replayed:
-    """What these bounds (one for each of `CHECKPOINTS`) would have done."""
-    verdict = np.zeros(len(streams.tokens), dtype=np.int64)
-    at = np.ones(len(streams.tokens))
-    for k, point in enumerate(points):
-        margins = streams.margins[:, k]
-        is_open = (verdict == 0) & ~np.isnan(margins)
-        for sign, hit in ((1, margins <= point.commit), (-1, margins >= point.abandon)):
-            rows = is_open & hit
-            verdict[rows] = sign
-            at[rows] = point.tokens / streams.tokens[rows]
-    return Replayed(verdict, at)
-
-
-def within_limits(streams: JudgedStreams, verdict: NDArray[np.int64], share_judged: float) -> bool:
-    """Whether strong's share and the quality stay within a point of held streams'."""
-    lost = (verdict == 1) & ~streams.accepted  # weak's answer was served in place of strong's
-    spent = (verdict == -1) & streams.accepted  # strong's in place of weak's
-    n = len(streams.tokens)
-    moved = (spent.sum() - lost.sum()) / n * share_judged
-    quality = (streams.gain[spent].sum() - streams.gain[lost].sum()) / n * share_judged
-    return bool(abs(moved) <= MAX_SHARE_MOVED and quality >= -MAX_QUALITY_LOST)
-
-
-def waiting_saved(streams: JudgedStreams, verdict: NDArray[np.int64], at: Floats) -> float:
-    """Share of the answer that need not be awaited: the mean over accepted plus that over rejected."""
-    saved = np.where(verdict != 0, 1.0 - at, 0.0)
-    sides = ((streams.accepted, 1), (~streams.accepted, -1))
-    return float(sum(saved[side & (verdict == sign)].sum() / max(1, side.sum()) for side, sign in sides))
-
-
-def _widest(values: Floats, wrong: Bools, alpha: float) -> float:
-    """The largest bound with at most a share `alpha` of wrong rows at or below it; -inf for none.
-
-    The share is (wrong + 1) / (rows + 2), Laplace's estimate, so that few rows show little. The bound lies
-    half-way to the next value, not on one.
-    """
-    if alpha <= 0.0 or not values.size:
-        return -math.inf
-    order = np.argsort(values, kind="stable")
-    counts = np.arange(1, values.size + 1)
-    shares = (np.cumsum(wrong[order]) + 1.0) / (counts + 2.0)
-    ends = np.append(np.diff(values[order]) > 0.0, True)  # a bound cannot part equal values
-    good = np.flatnonzero((shares <= alpha) & (counts >= _LEAST_ROWS) & ends)
-    if not good.size:
-        return -math.inf
-    last = int(good[-1])
-    low = float(values[order][last])
-    return low if last + 1 == values.size else 0.5 * (low + float(values[order][last + 1]))

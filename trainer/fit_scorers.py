@@ -26,6 +26,7 @@ from trainer.fit_encoders import describe_encoder, open_query
 from trainer.fit_evaluator import fit_evaluator, model_offsets
 from trainer.fit_mf import Outcomes, fit_mf, quality_table, query_blocks
 from trainer.fit_options import FitInput
+from trainer.fit_prefixes import fit_prefix_heads
 from trainer.fit_stack import FittedStack, add_network, fit_stack
 from trainer.work_folder import Part
 
@@ -134,8 +135,10 @@ def fit_evaluator_part(data: FitInput, _: Parts, conditions: Conditions) -> Part
     rows = [*train, *valid]
     stack = fit_stack(folder, rows, weak, model_offsets(rows), settings.max_tokens, settings.seed)
     whole = add_network(stack, len(train), fitted.valid_logits, valid)
+    heads = fit_prefix_heads(rows, weak, stack, settings.seed)
+    tensors = whole.tensors() | ({} if heads is None else heads.tensors())
     conditions.progress("fit stack", 1, 1)
-    part = _text_model("evaluator", fitted.model, folder, settings.max_tokens, whole.tensors())
+    part = _text_model("evaluator", fitted.model, folder, settings.max_tokens, tensors)
     part.entry |= {
         "features": list(FEATURE_NAMES),
         "prompt_features": list(PROMPT_FEATURES),
@@ -152,6 +155,7 @@ def fit_evaluator_part(data: FitInput, _: Parts, conditions: Conditions) -> Part
             "log_loss": stack.losses,
             "kernel": stack.kernel_tried,
             "mix": {name: round(float(x), 6) for name, x in zip(READINGS, whole.mix, strict=True)},
+            "prefix_lengths": 0 if heads is None else len(heads.tokens),
         },
     }
     return part

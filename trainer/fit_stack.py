@@ -70,13 +70,16 @@ class StackRows:
 class FittedStack:
     """The stack and what its parts gave, out of fold, on the weak model's whole answers: log losses of each
     reading and of the sum, the sum's log-odds by position in the rows given, and the kernel's losses by
-    target and ridge."""
+    target and ridge. `told` (P, 3) is what the prompt heads say of each prompt, out of fold, at its place in
+    `order`."""
 
     stack: AnswerStack
     losses: dict[str, float]
     rows: int
     unseen: dict[int, float]
     kernel_tried: dict[str, float]
+    order: Mapping[str, int]
+    told: np.ndarray
 
 
 def model_weights(offsets: Mapping[str, float], weak: str) -> dict[str, float]:
@@ -144,7 +147,7 @@ def fit_stack(
     total = seen[whole] @ mix + offset
     losses["sum"] = _log_loss(total, y[whole])
     unseen = dict(zip(read.source[own][whole].tolist(), total.tolist(), strict=True))
-    return FittedStack(stack, losses, len(columns), unseen, tried)
+    return FittedStack(stack, losses, len(columns), unseen, tried, order, told)
 
 
 def add_network(

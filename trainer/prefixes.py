@@ -13,7 +13,12 @@ from scorers.answer import RecordedAnswer
 from scorers.pieces import PIECE
 from trainer.examples import Example
 
-CHECKPOINT_TOKENS = (16, 32, 64, 128, 256)  # where a stream may be judged early
+CHECKPOINT_TOKENS = (16, 32, 64, 128, 256)  # where beginnings are cut to teach the stack
+# Where a stream may be judged early: dense, so that the last one an answer passes is near its end.
+CHECKPOINTS = (
+    4, 8, 12, 16, 20, 24, 32, 40, 48, 56, 64, 72, 80, 88, 96, 104, 112, 120, 128, 144, 160, 176, 192, 208,
+    224, 240, 256, 288, 320, 384, 448, 512,
+)  # fmt: skip
 
 
 def answer_of(row: Example) -> RecordedAnswer:

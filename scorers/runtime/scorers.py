@@ -31,6 +31,7 @@ from scorers.runtime.graph import Adapter
 from scorers.runtime.heads import ScorerFile, read_scorer_file
 from scorers.runtime.mf import MatrixFactorisation, sigmoid
 from scorers.runtime.neighbours import Neighbours
+from scorers.runtime.prefix_reader import PrefixHeads, PrefixReader
 from scorers.runtime.query import QueryVectors, SessionEmbedder, check_parts
 from scorers.runtime.session import EncoderSession
 from scorers.runtime.stack import PREFIX as STACK_PREFIX
@@ -58,7 +59,7 @@ class PromptScores:
 @dataclass(frozen=True, slots=True)
 class BundleScorers:
     """All scorers of one bundle. `evaluator` is None in a bundle that was fitted without answers; `stack` is
-    None where the evaluator's network judges alone."""
+    None where the evaluator's network judges alone; `prefixes` reads answers that have not ended."""
 
     query: QueryVectors
     mf: MatrixFactorisation
@@ -66,6 +67,7 @@ class BundleScorers:
     evaluator: tuple[EncoderSession, EvaluatorHead] | None
     stack: tuple[EncoderSession, AnswerStack] | None = None
     neighbours: Neighbours | None = None
+    prefixes: PrefixReader | None = None
 
     def score_prompts(self, prompts: Sequence[str]) -> PromptScores:
         """Raises `ScoringFailed` when a number is not finite, `EncoderError` when a remote encoder fails."""
@@ -85,11 +87,28 @@ class BundleScorers:
         return PromptScores(gain, chances[:, 0], chances[:, -1], difficulty, far)
 
     def score_answers(self, pairs: Sequence[tuple[str, AnswerLike]]) -> np.ndarray:
-        """Raw P(adequate) of each answer, shape (N,). Raises `ScoringFailed` in a bundle without
-        evaluator."""
+        """Raw P(adequate) of each answer, shape (N,); without a finish reason, of the whole that is to come.
+
+        Raises `ScoringFailed` in a bundle without evaluator.
+        """
         if self.evaluator is None:
             raise ScoringFailed("this bundle has no evaluator: it was fitted on a table without answers")
         features = features_of(pairs)
+        begun = np.array([answer.finish_reason is None for _, answer in pairs], dtype=bool)
+        if self.prefixes is None or not begun.any():
+            return self._adequate(pairs, features)
+        scores = np.empty(len(pairs))
+        part = [pair for pair, open_ in zip(pairs, begun, strict=True) if open_]
+        logits = self.prefixes.logits(part, features[begun])
+        _check_finite("answer", logits)
+        scores[begun] = sigmoid(logits)
+        if not begun.all():
+            rest = [pair for pair, open_ in zip(pairs, begun, strict=True) if not open_]
+            scores[~begun] = self._adequate(rest, features[~begun])
+        return scores
+
+    def _adequate(self, pairs: Sequence[tuple[str, AnswerLike]], features: np.ndarray) -> np.ndarray:
+        """Raw P(adequate) by stack and network."""
         if self.stack is None:
             logits = self._network(pairs, features)
         else:
@@ -122,7 +141,9 @@ def load_scorers(
     query = _open_query(mf_entry, sessions)
     difficulty_entry = manifest_scorers.get("difficulty")
     evaluator_entry = manifest_scorers.get("evaluator")
-    evaluator, stack = _load_evaluator(folder, evaluator_entry, sessions) if evaluator_entry else (None, None)
+    evaluator, stack, prefixes = None, None, None
+    if evaluator_entry:
+        evaluator, stack, prefixes = _load_evaluator(folder, evaluator_entry, sessions)
     return BundleScorers(
         query=query,
         mf=_load_mf(folder, mf_entry, query.dimension),
@@ -132,6 +153,7 @@ def load_scorers(
         evaluator=evaluator,
         stack=stack,
         neighbours=_load_neighbours(folder),
+        prefixes=prefixes,
     )
 
 
@@ -240,7 +262,9 @@ def _load_difficulty(
 
 def _load_evaluator(
     folder: Path, entry: Mapping[str, Any], sessions: _Sessions
-) -> tuple[tuple[EncoderSession, EvaluatorHead], tuple[EncoderSession, AnswerStack] | None]:
+) -> tuple[
+    tuple[EncoderSession, EvaluatorHead], tuple[EncoderSession, AnswerStack] | None, PrefixReader | None
+]:
     _check_names(entry, "features", FEATURE_NAMES)
     if entry.get("prompt_features") is not None:  # of a stack
         _check_names(entry, "prompt_features", PROMPT_FEATURES)
@@ -249,12 +273,14 @@ def _load_evaluator(
     encoder = _field(entry, "evaluator", "encoder")
     if not any(name.startswith(STACK_PREFIX) for name in file.head):
         session, file = _open_head(folder, entry, "evaluator", sessions)
-        return (session, EvaluatorHead.read(file, session.folder.dimension)), None
+        return (session, EvaluatorHead.read(file, session.folder.dimension)), None, None
     plain = sessions.open(encoder, {}, None)
     stack = AnswerStack.read(file, plain.folder.dimension)
     # A network that the stack does not read is not even opened.
     session = _open_head(folder, entry, "evaluator", sessions)[0] if stack.reads_network else plain
-    return (session, EvaluatorHead.read(file, plain.folder.dimension)), (plain, stack)
+    heads = PrefixHeads.read(file)
+    prefixes = None if heads is None else PrefixReader(plain, stack, heads)
+    return (session, EvaluatorHead.read(file, plain.folder.dimension)), (plain, stack), prefixes
 
 
 def _check_names(entry: Mapping[str, Any], key: str, names: Sequence[str]) -> None:
