@@ -28,7 +28,7 @@ from trainer.scored import Floats
 
 MAX_SHARE_MOVED = 0.01  # of all prompts that go to strong
 MAX_QUALITY_LOST = 0.01
-DISAGREEMENT_PRICE = 3.0
+DISAGREEMENT_PRICE = 6.0
 _COMMITS = np.arange(0.50, 0.99, 0.03)  # least P(accepted)
 _ABANDONS = np.arange(0.03, 0.50, 0.03)  # greatest
 _MIDDLE_TOKENS = 64.0

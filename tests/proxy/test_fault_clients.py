@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
+from routing.protocols import Answer
+from scorers.runtime.batcher import Batcher
 from tests import chaos_faults as faults
 from tests.chaos_upstream import DONE, ChaosUpstream, Exchange, healthy
 from tests.proxy.live_proxy import FixedScorers, LiveProxy, Stopwatch, live_proxy, make_settings
@@ -19,7 +21,7 @@ GONE_S = 0.1
 
 @contextlib.asynccontextmanager
 async def pair(
-    score: float = 1.0, **sections
+    score: float = 1.0, scorers: FixedScorers | None = None, **sections
 ) -> AsyncIterator[tuple[ChaosUpstream, ChaosUpstream, LiveProxy]]:
     """Two backends and the proxy in front of them."""
     async with (
@@ -29,7 +31,7 @@ async def pair(
         tiers = [
             {"name": one.model.split("-")[0], "url": one.url, "model": one.model} for one in (weak, strong)
         ]
-        async with live_proxy(make_settings(tiers, **sections), FixedScorers(score)) as proxy:
+        async with live_proxy(make_settings(tiers, **sections), scorers or FixedScorers(score)) as proxy:
             yield weak, strong, proxy
 
 
@@ -82,6 +84,44 @@ async def test_a_client_that_leaves_frees_its_backend(model, stream, fault):
         await proxy.settled()
         assert proxy.outcomes() == {"cancelled": 1}
         assert proxy.count("upshift_backend_requests_total", tier="weak", outcome="cancelled") == 1
+
+
+class BatchedScorers(FixedScorers):
+    """Answers are judged in batches that take a while, in the thread of a real batcher."""
+
+    def __init__(self, score: float) -> None:
+        super().__init__(score)
+        self.begun = self.finished = 0
+        self.batcher: Batcher[str, float] = Batcher(self._run, len, 4, max_wait_ms=0.0)
+
+    def _run(self, texts: Sequence[str]) -> list[float]:
+        self.begun += len(texts)
+        time.sleep(0.4)
+        self.finished += len(texts)
+        return [self.score] * len(texts)
+
+    async def score_answers(self, prompt: str, answers: Sequence[Answer]) -> list[float]:
+        return [await self.batcher.submit(answer.text) for answer in answers]
+
+    async def close(self) -> None:
+        await self.batcher.close()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_client_that_leaves_while_its_answer_is_judged_starts_nothing_more(stream):
+    """The batch that runs comes to its end and is thrown away; the request ends at once."""
+    scorers = BatchedScorers(0.0)
+    async with pair(scorers=scorers) as (weak, strong, proxy):
+        _, writer = await connect(proxy, stream, "upshift")
+        await until(lambda: scorers.begun == 1)
+        async with Stopwatch() as watch:
+            writer.transport.abort()
+            seconds = await until(lambda: proxy.outcomes() == {"cancelled": 1})
+        assert seconds < GONE_S + 2 * watch.longest_s
+        assert (weak.busy, scorers.finished) == (0, 0)
+        await until(lambda: scorers.finished == 1)
+        await proxy.settled()
+        assert strong.requests == 0
 
 
 async def test_a_client_that_leaves_inside_its_request_reaches_no_backend():
