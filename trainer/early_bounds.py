@@ -3,13 +3,15 @@
 How sure a beginning is follows from its margin and its length, smoothly: one logistic regression over all
 checkpoints (margin, log of the length, their product) gives P(the whole will be accepted), which a few dozen
 answers a checkpoint could not. Two numbers remain, how sure to be before a commit and before an abandonment;
-of a grid the pair is taken that saves most of the wait, provided that across folds (everything fitted on the
-others) the share of strong calls moves by at most a point and quality falls by at most one. A regression
-turned round is a bound on the margin, so what is served is two numbers a checkpoint. One that decides nothing
-is left out, so serving never scores there.
+of a grid the pair is taken that reaches the aims (`COMMITTED`, `GIVEN_UP`) with the fewest verdicts that the
+whole answer would have overruled, provided that across folds (everything fitted on the others) the share of
+strong calls moves by at most a point and quality falls by at most one. Beyond the aims nothing is gained by
+haste: a pair that saved as much of the wait as the limits allow spent all of them, and on new answers more.
+Both limits are held by the mean of what was counted and what the certainties foretell: a few hundred answers
+count in steps of half a point.
 
-Wrong verdicts of the two kinds make up for each other in the share of strong calls; each costs the agreement
-with the held verdict, so a pair must save more than `DISAGREEMENT_PRICE` a share of them.
+A regression turned round is a bound on the margin, so what is served is two numbers a checkpoint. One that
+decides nothing is left out, so serving never scores there.
 """
 
 from __future__ import annotations
@@ -28,9 +30,11 @@ from trainer.scored import Floats
 
 MAX_SHARE_MOVED = 0.01  # of all prompts that go to strong
 MAX_QUALITY_LOST = 0.01
-DISAGREEMENT_PRICE = 6.0
-_COMMITS = np.arange(0.50, 0.99, 0.03)  # least P(accepted)
-_ABANDONS = np.arange(0.03, 0.50, 0.03)  # greatest
+COMMITTED = 0.62  # share of the accepted streams that are to begin before their end, with some to spare
+GIVEN_UP = 0.36  # share of the rejected ones that are to end before their half
+DISAGREEMENT_PRICE = 3.0  # of a share of wrong verdicts, in units of an aim
+_COMMITS = np.arange(0.60, 0.985, 0.02)  # least P(accepted)
+_ABANDONS = np.arange(0.04, 0.46, 0.02)  # greatest
 _MIDDLE_TOKENS = 64.0
 _LEAST_STREAMS = 20  # longer than a checkpoint: fewer show nothing of it
 _RIDGE = 0.3
@@ -56,10 +60,11 @@ class JudgedStreams:
 @dataclass(frozen=True, slots=True)
 class Replayed:
     """How early bounds would have treated streams: `verdict` (n,) 1 commit, -1 abandon, 0 held to the end;
-    `at` (n,) the share of the answer's tokens that was there by then."""
+    `at` (n,) the share of the answer's tokens that was there by then; `k` (n,) the checkpoint, or -1."""
 
     verdict: NDArray[np.int64]
     at: Floats
+    k: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,12 @@ class Certainty:
             return math.nan
         return (math.log(certainty / (1.0 - certainty)) - self.level - self.length * log) / slope
 
+    def chances(self, streams: JudgedStreams) -> Floats:
+        """P(accepted) at every checkpoint, (n, K); NaN where there is no margin."""
+        log = np.log(np.array(CHECKPOINTS) / _MIDDLE_TOKENS)
+        logits = self.level + self.length * log + (self.slope + self.slope_length * log) * streams.margins
+        return np.asarray(1.0 / (1.0 + np.exp(-np.clip(logits, -30.0, 30.0))))
+
     def bounds(self, commit: float, abandon: float, read: Bools) -> list[Checkpoint]:
         """One checkpoint for each of `CHECKPOINTS`; one that is not `read` (K,) decides nothing."""
         points = []
@@ -96,7 +107,8 @@ def fit_certainty(streams: JudgedStreams) -> Certainty:
     margin = streams.margins[row, k]
     weight = 1.0 / np.bincount(row, minlength=len(streams.tokens))[row]
     columns = np.stack([log, margin, margin * log], axis=1)
-    scale = np.maximum(columns.std(0), 1e-9)
+    scale = columns.std(0)
+    scale[scale < 1e-9] = 1.0  # one checkpoint only, or one margin: the level says it all
     level, length, slope, slope_length = _logistic(columns / scale, streams.accepted[row], weight)
     return Certainty(level, length / scale[0], slope / scale[1], slope_length / scale[2])
 
@@ -110,17 +122,22 @@ def fit_bounds(streams: JudgedStreams, share_judged: float = 1.0) -> list[Checkp
     folds = np.arange(n) % _FOLDS
     fitted = [fit_certainty(streams.subset(folds != fold)) for fold in range(_FOLDS)]
     parts = [streams.subset(folds == fold) for fold in range(_FOLDS)]
+    chances = np.empty(streams.margins.shape)
+    for fold in range(_FOLDS):
+        chances[folds == fold] = fitted[fold].chances(parts[fold])
     best, chosen = 0.0, None
     for commit, abandon in product(_COMMITS, _ABANDONS):
-        verdict, at = np.zeros(n, dtype=np.int64), np.ones(n)
+        verdict, at, k = np.zeros(n, dtype=np.int64), np.ones(n), np.full(n, -1)
         for fold in range(_FOLDS):
+            rows = folds == fold
             replayed = replay(fitted[fold].bounds(commit, abandon, read), parts[fold])
-            verdict[folds == fold], at[folds == fold] = replayed.verdict, replayed.at
-        if not within_limits(streams, verdict, share_judged):
+            verdict[rows], at[rows], k[rows] = replayed.verdict, replayed.at, replayed.k
+        chance = chances[np.arange(n), k]
+        if not within_limits(streams, verdict, share_judged, chance):
             continue
-        saved = waiting_saved(streams, verdict, at) - DISAGREEMENT_PRICE * disagreeing(streams, verdict)
-        if saved > best:
-            best, chosen = saved, (commit, abandon)
+        worth = reached_aims(streams, verdict, at) - DISAGREEMENT_PRICE * disagreeing(streams, verdict)
+        if worth > best:
+            best, chosen = worth, (commit, abandon)
     if chosen is None:
         return []
     points = fit_certainty(streams).bounds(*chosen, read)
@@ -131,6 +148,7 @@ def replay(points: Sequence[Checkpoint], streams: JudgedStreams) -> Replayed:
     """What these bounds (one for each of `CHECKPOINTS`) would have done."""
     verdict = np.zeros(len(streams.tokens), dtype=np.int64)
     at = np.ones(len(streams.tokens))
+    decided = np.full(len(streams.tokens), -1)
     for k, point in enumerate(points):
         margins = streams.margins[:, k]
         is_open = (verdict == 0) & ~np.isnan(margins)
@@ -138,17 +156,33 @@ def replay(points: Sequence[Checkpoint], streams: JudgedStreams) -> Replayed:
             rows = is_open & hit
             verdict[rows] = sign
             at[rows] = point.tokens / streams.tokens[rows]
-    return Replayed(verdict, at)
+            decided[rows] = k
+    return Replayed(verdict, at, decided)
 
 
-def within_limits(streams: JudgedStreams, verdict: NDArray[np.int64], share_judged: float) -> bool:
-    """Whether strong's share and the quality stay within a point of held streams'."""
-    lost = (verdict == 1) & ~streams.accepted  # weak's answer was served in place of strong's
-    spent = (verdict == -1) & streams.accepted  # strong's in place of weak's
-    n = len(streams.tokens)
-    moved = (spent.sum() - lost.sum()) / n * share_judged
-    quality = (streams.gain[spent].sum() - streams.gain[lost].sum()) / n * share_judged
-    return bool(abs(moved) <= MAX_SHARE_MOVED and quality >= -MAX_QUALITY_LOST)
+def within_limits(
+    streams: JudgedStreams, verdict: NDArray[np.int64], share_judged: float, chance: Floats
+) -> bool:
+    """Whether strong's share and the quality stay within a point of held streams'.
+
+    `chance` (n,) is P(accepted) where it was decided; read only where `verdict` is not 0.
+    """
+    n, gain, accepted = len(streams.tokens), streams.gain, streams.accepted
+    commits, abandons = verdict == 1, verdict == -1
+    lost = commits & ~accepted  # weak's answer was served in place of strong's
+    spent = abandons & accepted  # strong's in place of weak's
+    will_lose, will_spend = (1.0 - chance[commits]).sum(), chance[abandons].sum()
+    moved = 0.5 * (spent.sum() - lost.sum() + will_spend - will_lose)
+    counted = gain[spent].sum() - gain[lost].sum()
+    foretold = will_spend * _mean(gain[accepted]) - will_lose * _mean(gain[~accepted])
+    return bool(
+        abs(moved) / n * share_judged <= MAX_SHARE_MOVED
+        and 0.5 * (counted + foretold) / n * share_judged >= -MAX_QUALITY_LOST
+    )
+
+
+def _mean(values: Floats) -> float:
+    return float(values.mean()) if values.size else 0.0
 
 
 def disagreeing(streams: JudgedStreams, verdict: NDArray[np.int64]) -> float:
@@ -156,11 +190,12 @@ def disagreeing(streams: JudgedStreams, verdict: NDArray[np.int64]) -> float:
     return float(np.where(streams.accepted, verdict == -1, verdict == 1).mean())
 
 
-def waiting_saved(streams: JudgedStreams, verdict: NDArray[np.int64], at: Floats) -> float:
-    """Share of the answer that need not be awaited: the mean over accepted plus that over rejected."""
-    saved = np.where(verdict != 0, 1.0 - at, 0.0)
-    sides = ((streams.accepted, 1), (~streams.accepted, -1))
-    return float(sum(saved[side & (verdict == sign)].sum() / max(1, side.sum()) for side, sign in sides))
+def reached_aims(streams: JudgedStreams, verdict: NDArray[np.int64], at: Floats) -> float:
+    """How much of both aims is reached, in [0, 2]."""
+    accepted = streams.accepted
+    committed = (accepted & (verdict == 1)).sum() / max(1, accepted.sum())
+    given_up = (~accepted & (verdict == -1) & (at < 0.5)).sum() / max(1, (~accepted).sum())
+    return float(min(committed / COMMITTED, 1.0) + min(given_up / GIVEN_UP, 1.0))
 
 
 def _logistic(columns: Floats, y: Bools, weight: Floats) -> tuple[float, ...]:

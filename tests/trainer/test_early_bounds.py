@@ -69,6 +69,14 @@ def test_streams_of_one_verdict_or_without_readings_give_no_bounds() -> None:
     assert fit_bounds(streams) == []
 
 
+def test_one_checkpoint_and_one_margin_are_no_trouble() -> None:
+    streams = draw(200, 9)
+    streams.margins[:, 1:] = np.nan
+    fit_bounds(streams)
+    streams.margins[~np.isnan(streams.margins)] = 0.2
+    assert fit_bounds(streams) == []
+
+
 def test_a_bound_is_where_the_certainty_says() -> None:
     streams = draw(4_000, 6)
     certainty = fit_certainty(streams)
@@ -95,5 +103,7 @@ def test_limits_count_only_the_share_that_is_judged() -> None:
     streams = draw(100, 8)
     verdict = np.zeros(100, dtype=np.int64)
     verdict[np.flatnonzero(~streams.accepted)[:2]] = 1  # two of a hundred: over a point of the share
-    assert not within_limits(streams, verdict, 1.0)
-    assert within_limits(streams, verdict, 0.4)
+    chance = np.where(verdict == 1, 0.0, 1.0)
+    assert not within_limits(streams, verdict, 1.0, chance)
+    assert within_limits(streams, verdict, 0.4, chance)
+    assert within_limits(streams, verdict, 0.6, np.ones(100)), "half of it is what was foretold"
