@@ -101,7 +101,8 @@ def read_input(
     table = read_examples([*examples, *calibration_examples])
     table.require_models(*tiers)
     pairs = pair_examples(table, tiers[0], tiers[-1])
-    require_both_classes(pairs.quality[:, 0], tiers[0])
+    names = ", ".join(file["name"] for file in table.files)
+    require_both_classes(pairs.quality[:, 0], f"{tiers[0]} in {names}")
     apart: set[str] = set()
     if calibration_examples:
         apart = {row.prompt_id for row in read_examples(calibration_examples).rows}
