@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
+import secrets
 import sys
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from openai import AsyncOpenAI
 from demo.backend import InProcessBackend
 from demo.manifest import STRONG_ID, WEAK_ID, read_prices
 from demo.pair import FOLDERS
+from demo.tasks import draw_tasks
 from demo.tour import describe_tour, take_tour
 from proxy.app import create_app
 from proxy.bundle_scorers import load_bundle
@@ -27,6 +30,8 @@ from routing.errors import UpshiftError
 
 BUNDLE = Path(__file__).parent / "bundle"
 _CONTEXT_TOKENS = 512
+_SAMPLES, _SAMPLES_SEED = 9, 7
+_ADMIN_KEYS = "UPSHIFT_ADMIN_KEYS"
 
 
 def demo_settings(port: int, bundle: Path) -> Settings:
@@ -45,13 +50,15 @@ def demo_settings(port: int, bundle: Path) -> Settings:
         for name, model in (("weak", WEAK_ID), ("strong", STRONG_ID))
     ]
     routing = {"strategy": "evaluator", "explore_share": 0.0}
-    return parse_settings(
-        {"tiers": tiers, "bundle": str(bundle), "server": {"port": port}, "routing": routing}, "demo"
-    )
+    samples = [task.prompt for task in draw_tasks("test", _SAMPLES, _SAMPLES_SEED)]  # one of each family
+    data = {"tiers": tiers, "bundle": str(bundle), "server": {"port": port}, "routing": routing,
+            "console": {"sample_prompts": samples}}  # fmt: skip
+    return parse_settings(data, "demo")
 
 
 async def run(port: int, once: bool, prompts: int, bundle: Path = BUNDLE) -> int:
     """Serve, take the tour, and stay until interrupted unless `once`. Returns the exit status."""
+    admin_key = os.environ.setdefault(_ADMIN_KEYS, secrets.token_urlsafe(9)).partition(",")[0]
     settings = demo_settings(port, bundle)
     backends = [InProcessBackend.from_folder(FOLDERS[model], model) for model in (WEAK_ID, STRONG_ID)]
     app = create_app(settings, backends, load_bundle(bundle, settings.routing))
@@ -65,6 +72,7 @@ async def run(port: int, once: bool, prompts: int, bundle: Path = BUNDLE) -> int
         await asyncio.sleep(0.05)
     url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     _say(f"Upshift is ready at {url}/v1")
+    _say(f"Console: {url}/console   (admin key, for changes: {admin_key})")
     touring = asyncio.create_task(_tour(url, prompts))
     await asyncio.wait({touring, serving}, return_when=asyncio.FIRST_COMPLETED)
     if serving.done():  # Ctrl-C during the tour
@@ -75,7 +83,7 @@ async def run(port: int, once: bool, prompts: int, bundle: Path = BUNDLE) -> int
     if once:
         server.should_exit = True
     else:
-        _say(f"\nStill serving at {url}/v1 (model 'upshift'); Ctrl-C ends it.")
+        _say(f"\nStill serving at {url}/v1 (model 'upshift'), console at {url}/console; Ctrl-C ends it.")
     await serving
     return 0
 

@@ -211,7 +211,8 @@ class RouteRequest(_Open):
 
 
 class RouteAnswer(BaseModel):
-    """Where the prompt would go, and why."""
+    """Where the prompt would go, and why. It goes to the last tier at once iff `route_score` is at least
+    `route_cut`; a first tier's answer is kept iff P(adequate) is above `answer_cut`; null: not looked at."""
 
     decision: str
     reason: str
@@ -222,6 +223,8 @@ class RouteAnswer(BaseModel):
     threshold: float | None = None
     route_score: float | None = None
     difficulty: float | None = None
+    route_cut: float | None = None
+    answer_cut: float | None = None
 
 
 class FeedbackRequest(BaseModel):

@@ -17,7 +17,9 @@ from starlette.types import Receive, Scope, Send
 
 from proxy.api_document import install_document
 from proxy.auth import open_key_ring
+from proxy.board import Board
 from proxy.chat import ChatEndpoint
+from proxy.console.endpoints import Console, add_console
 from proxy.decision_log import open_decision_log
 from proxy.door import Door
 from proxy.dry_run import RouteEndpoint
@@ -34,6 +36,7 @@ from proxy.loop.watch import Loop, LoopMemory
 from proxy.meter import open_meter
 from proxy.metrics import Metrics
 from proxy.pass_through import PassThrough
+from proxy.recent import WatchedLog
 from proxy.recorder import Recorder
 from proxy.responses.api import Responses
 from proxy.responses.stored import StoredResponses
@@ -59,6 +62,8 @@ class UpshiftApp(FastAPI):
     door: Door
     loop: Loop
     meter: Meter
+    board: Board
+    console: Console
     ready: bool = False
     on_reload: OnReload | None = None
     closers: Sequence[Callable[[], Awaitable[None]]] = ()  # in order
@@ -101,10 +106,11 @@ def create_app(
     canary: Scorers | None = None,
     memory: LoopMemory | None = None,
     canary_refused: str = "",
+    board: Board | None = None,
 ) -> UpshiftApp:
     """The only wiring. `backends[i]` answers for `settings.tiers[i]`; without `scorers` all routed
-    prompts go to the last tier; `metrics`, `meter` and `memory` of an application before this one go on
-    counting. `canary` is a bundle on trial; `canary_refused` says why there is none. Raises `SettingsError`.
+    prompts go to the last tier; `metrics`, `meter`, `memory` and `board` of an application before this
+    one go on. `canary` is a bundle on trial; `canary_refused` says why there is none. Raises `SettingsError`.
     """
     ladder = settings.ladder()
     if len(backends) != len(ladder):
@@ -116,7 +122,8 @@ def create_app(
     metrics = Metrics(names) if metrics is None else metrics.for_tiers(names)
     metrics.policy.show(judge.policy.version, judge.plan, judge.valid_until)
     judge.attach(metrics)
-    decisions = log or open_decision_log(settings.log, metrics.rows_dropped.inc)
+    board = board or Board()
+    decisions = WatchedLog(log or open_decision_log(settings.log, metrics.rows_dropped.inc), board.recent)
     keys = open_key_ring(settings.auth)
     tracing = open_tracing(settings.telemetry, ladder)
     lines = RequestLines(settings.telemetry.log_requests)
@@ -135,8 +142,9 @@ def create_app(
         redoc_url=None,
     )
     app.metrics = metrics
+    app.board = board
     gateway = app.gateway = Gateway(
-        settings, ladder, backends, judge, metrics, recorder, canary, loop_memory.budget
+        settings, ladder, backends, judge, metrics, recorder, canary, loop_memory.budget, board.point
     )
     if canary is not None:
         canary.attach(metrics)
@@ -161,6 +169,7 @@ def create_app(
     add_endpoints(app, gateway, metrics, lambda: app.ready, embeddings.model)
     add_admin(app, lambda: app.on_reload)
     add_loop_admin(app, app.loop)
+    app.console = add_console(app, gateway, board)
     add_error_handlers(app)
     install_document(app, list(judge.policy.strategies))
     closers: list[Callable[[], Awaitable[None]]] = [app.loop.close]

@@ -7,6 +7,7 @@ come from this process (`proxy.local_scores`) or from the one that several worke
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from datetime import datetime
@@ -15,7 +16,7 @@ from typing import Protocol
 
 from proxy.loop.reference import Reference, reference_of
 from proxy.metrics import Metrics
-from proxy.plan import Plan, plan_of
+from proxy.plan import Plan, calibration_rows, plan_of
 from proxy.score_cache import PromptPair, ScoreCache
 from proxy.scorer_link import ScorerLink
 from proxy.scorer_metrics import ScorerMetrics
@@ -23,6 +24,7 @@ from proxy.settings import RoutingSettings
 from routing.bundle import Bundle, open_bundle
 from routing.calibration import CalibrationMap
 from routing.certificate import Certificate
+from routing.curve import CalibrationRows
 from routing.errors import BundleError, PolicyError, ScorerError
 from routing.policy import Policy, Signals
 from routing.protocols import Answer
@@ -64,10 +66,14 @@ class BundleOnDuty:
         valid_until: float = 0.0,
         familiar: Familiar | None = None,
         reference: Reference | None = None,
+        rows: CalibrationRows | None = None,
+        certificate: Certificate | None = None,
     ) -> None:
         """`valid_until`: seconds since the epoch, 0 without a certificate."""
         self.familiar = familiar
         self.reference = reference or {}
+        self.rows = rows
+        self.certificate = certificate
         self.policy = policy
         self.plan = plan
         self.valid_until = valid_until
@@ -129,10 +135,12 @@ def load_bundle(
     policy_data["scorers"] = bundle.scorers_fingerprint
     try:
         policy = Policy.from_dict(policy_data)
-        policy.certified = _certified_points(bundle, policy)
+        certificate = _certificate(bundle)
+        policy.certified = _certified_points(certificate, policy)
         maps = {name: CalibrationMap.from_dict(data) for name, data in calibration["maps"].items()}
         rule = policy.rule(routing.strategy, routing.threshold)
-        plan = plan_of(bundle, rule, policy.explore_share, maps)
+        rows = calibration_rows(bundle, maps)
+        plan = plan_of(rows, rule, policy.explore_share)
         reference = reference_of(bundle, rule, policy.explore_share, maps, plan)
         source: ScoreSource
         if scorer_socket is not None:
@@ -150,7 +158,10 @@ def load_bundle(
         ) from error
     except ScoringError as error:
         raise BundleError(f"{path}: {error}") from error
-    return BundleOnDuty(source, policy, plan, _valid_until(bundle), _familiar(bundle), reference)
+    if rows is not None and not policy_data.get("costs_known", True):
+        rows = dataclasses.replace(rows, cost_weak=None, cost_strong=None)  # a stand-in, not money
+    until, familiar = _valid_until(certificate), _familiar(bundle)
+    return BundleOnDuty(source, policy, plan, until, familiar, reference, rows, certificate)
 
 
 def _familiar(bundle: Bundle) -> Familiar | None:
@@ -165,20 +176,27 @@ def _familiar(bundle: Bundle) -> Familiar | None:
         ) from error
 
 
-def _valid_until(bundle: Bundle) -> float:
-    """When the certificate ends, seconds since the epoch; 0 without one. Raises `BundleError`."""
+def _certificate(bundle: Bundle) -> Certificate | None:
+    """What was promised or refused; None where nobody asked. Raises `BundleError`."""
     if not bundle.has("certificate.json"):
-        return 0.0
+        return None
     try:
         certificate = Certificate.from_dict(bundle.read_json("certificate.json"))
-        return datetime.fromisoformat(certificate.valid_until).timestamp() if certificate.granted else 0.0
+        _valid_until(certificate)
     except (PolicyError, ValueError) as error:
         raise BundleError(f"{bundle.path / 'certificate.json'}: {error}") from error
+    return certificate
 
 
-def _certified_points(bundle: Bundle, policy: Policy) -> tuple[float, ...]:
+def _valid_until(certificate: Certificate | None) -> float:
+    """When the certificate ends, seconds since the epoch; 0 without one."""
+    if certificate is None or not certificate.granted:
+        return 0.0
+    return datetime.fromisoformat(certificate.valid_until).timestamp()
+
+
+def _certified_points(certificate: Certificate | None, policy: Policy) -> tuple[float, ...]:
     """The thresholds the bundle's certificate holds for; none where it is refused, over, or another's."""
-    if _valid_until(bundle) <= time.time():
+    if certificate is None or _valid_until(certificate) <= time.time():
         return ()
-    certificate = Certificate.from_dict(bundle.read_json("certificate.json"))
     return certificate.passed if certificate.strategy == policy.default_strategy else ()

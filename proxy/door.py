@@ -1,10 +1,10 @@
 """The door: who may come in, before anything of a request is read.
 
 Every request passes here once, so no endpoint can forget to ask. What is open: health, the API's
-documentation and preflights. The API asks for a key with the right scope, where there are keys at all. The
-operator's paths (`/metrics`, `/admin`) are for a key with their scope, for their own port
-(`server.admin_port`, then only there), or for a client on this machine that no proxy stands in front of and
-no web page speaks through.
+documentation, the console's page and preflights. The API asks for a key with the right scope, where there are
+keys at all. The operator's paths (`/metrics`, `/admin`) are for a key with their scope, for
+their own port (`server.admin_port`, then only there), or for a client on this machine that no proxy stands in
+front of and no web page speaks through.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ LABELS = {
     "/v1/feedback": "feedback",
     "/chat": "chat",
 }
+KEY_ID = "upshift.key_id"  # in the scope: which key opened the door; absent: none was needed
 _OPEN = frozenset({"/healthz", "/readyz"})
 _LOCAL_HOST = re.compile(rb"(localhost|127\.\d+\.\d+\.\d+|\[::1\])(:\d+)?", re.IGNORECASE)
 _ADDED_BY_PROXIES = (b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via")
@@ -56,6 +57,8 @@ class Door:
         except ApiError as error:
             await self._turn_away(scope, send, error)
             return
+        if key is not None:
+            scope[KEY_ID] = key.id
         if key is None or key.limits is None or path not in LABELS or scope["method"] != "POST":
             await handler(scope, receive, send)
             return
@@ -86,7 +89,7 @@ class Door:
         if not self._admin_port:
             return
         here = scope["server"][1] == self._admin_port
-        if path not in _OPEN and here != _is_operators(path):
+        if path not in _OPEN and here != (_is_operators(path) or _is_console(path)):
             raise ApiError(404, f"Unknown URL: {scope['method']} {path}.", code="unknown_url")
 
     def _identify(self, scope: Scope, path: str) -> ApiKey | None:
@@ -138,6 +141,11 @@ class _LimitStamp:
             kept = [item for item in message["headers"] if not item[0].startswith(b"x-ratelimit-")]
             message = {**message, "headers": kept + self._headers}
         await self._send(message)
+
+
+def _is_console(path: str) -> bool:
+    """The console's page, which holds no figure and is open; what it shows comes from `/admin`."""
+    return path == "/console" or path.startswith("/console/")
 
 
 def _is_operators(path: str) -> bool:

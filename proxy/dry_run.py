@@ -83,6 +83,7 @@ async def _route(gateway: Gateway, call: Call, target: Routed) -> dict[str, Any]
     reason = barred
     if tier_index == entry.tier:
         reason = start.reason if start else ("hard_prompt" if tier_index == last else "easy_prompt")
+    route_cut, answer_cut = rule.limits(signals)
     return {
         "decision": "strong" if tier_index == last else "weak",
         "reason": reason,
@@ -92,6 +93,8 @@ async def _route(gateway: Gateway, call: Call, target: Routed) -> dict[str, Any]
         "threshold": rule.threshold,
         "route_score": signals.route_score,
         "difficulty": signals.difficulty,
+        "route_cut": route_cut,
+        "answer_cut": answer_cut,
         "policy": gateway.scorers.policy.version,
     }
 

@@ -23,6 +23,7 @@ from proxy.load_shift import LoadShift
 from proxy.loop.shadow import Budget, Shadows
 from proxy.metrics import Metrics
 from proxy.models import ModelNames, Pinned, Routed
+from proxy.operating_point import OperatingPoint
 from proxy.pinned_relay import PinnedRelay
 from proxy.record import Record
 from proxy.recorder import Recorder
@@ -58,12 +59,13 @@ class Gateway:
         recorder: Recorder,
         canary: Scorers | None = None,
         shadow_budget: Budget | None = None,
+        point: OperatingPoint | None = None,
     ) -> None:
         """`canary`: a bundle on trial; without `shadow_budget` no answer is sampled."""
         self.settings = settings
         self.ladder = ladder
         self.cors = Cors(settings.server.cors_origins)
-        self.names = ModelNames(ladder, settings.routing.strategy, settings.routing.threshold)
+        self.names = ModelNames(ladder, settings.routing.strategy, settings.routing.threshold, point)
         self.backends = backends
         self.metrics = metrics
         self.recorder = recorder

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from proxy.app import OnReload, UpshiftApp, create_app
 from proxy.backends.build import build_backends, build_health_checks, show_backends
+from proxy.board import Board
 from proxy.limits import Meter
 from proxy.loop.watch import LoopMemory
 from proxy.meter import open_meter
@@ -51,6 +52,7 @@ class Running:
         meter: Meter | None = None,
         memory: LoopMemory | None = None,
         canary: Canary | None = None,
+        board: Board | None = None,
     ) -> None:
         """Raises `UpshiftError` for settings or a log that cannot be used."""
         trial = canary or Canary()
@@ -60,7 +62,7 @@ class Running:
         self.backends = build_backends(settings)
         self.app: UpshiftApp = create_app(
             settings, self.backends, scorers, metrics=metrics, meter=meter, memory=memory,
-            canary=trial.scorers, canary_refused=trial.refused,
+            canary=trial.scorers, canary_refused=trial.refused, board=board,
         )  # fmt: skip
         show_backends(settings, self.backends, self.app.metrics)
         self._checks = build_health_checks(settings, self.backends)
@@ -110,6 +112,7 @@ class LiveApp:
         self.on_failure: Callable[[], None] | None = None
         self._meter = open_meter(settings.auth)
         self._memory = LoopMemory(settings.loop)
+        self._board = Board()
         if not at_once:
             self._running = self._first(scorers or load_scorers(settings))
         self._retired: set[asyncio.Task[None]] = set()
@@ -119,7 +122,11 @@ class LiveApp:
     def _first(self, scorers: Scorers | None) -> Running:
         """A bundle for trial that cannot be used keeps no server from starting."""
         trial = try_canary(self._settings, scorers)
-        return Running(self._settings, scorers, meter=self._meter, memory=self._memory, canary=trial)
+        first = Running(
+            self._settings, scorers, meter=self._meter, memory=self._memory, canary=trial, board=self._board
+        )
+        first.app.console.show_plan()
+        return first
 
     @property
     def running(self) -> Running:
@@ -194,6 +201,7 @@ class LiveApp:
             except UpshiftError as error:
                 _log.error("reload refused, the configuration in force stays: %s", error)
                 return False
+            self._board.point.clear()  # what the configuration says holds again
             self._running = new
             new.app.on_reload = self._reload_now
             _log.info("reloaded: policy %s", new.app.gateway.scorers.policy.version)
@@ -217,7 +225,7 @@ class LiveApp:
             for each in (scorers, canary.scorers):
                 if each is not None:
                     await each.warm()
-            new = Running(settings, scorers, old.app.metrics, self._meter, self._memory, canary)
+            new = Running(settings, scorers, old.app.metrics, self._meter, self._memory, canary, self._board)
         except UpshiftError:
             for each in (scorers, canary.scorers):
                 if each is not None:
@@ -248,6 +256,7 @@ class LiveApp:
             await self._running.stop()
         await self._meter.close()
         await asyncio.to_thread(self._memory.close)
+        await self._board.close()
         await send({"type": "lifespan.shutdown.complete"})
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from proxy.policy_gauges import PolicyGauges
@@ -108,6 +109,13 @@ class Metrics:
             multiprocess_mode="livemax",
             registry=registry,
         )
+        self._tier_in_flight = Gauge(
+            "upshift_backend_in_flight_requests",
+            "Calls that the tier is working on.",
+            ["tier"],
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
         self.retries = Counter(
             "upshift_backend_retries", "Calls to backends that were repeats.", ["tier"], registry=registry
         )
@@ -125,6 +133,14 @@ class Metrics:
         """The health of a tier's replicas."""
         self._up.labels(tier).set(1.0 if up else 0.0)
         self._circuit_open.labels(tier).set(open_circuits)
+
+    def enter_tier(self, tier: int) -> None:
+        """A call to a tier begins."""
+        self._gauge(self._tier_in_flight, self._tiers[tier]).inc()
+
+    def leave_tier(self, tier: int) -> None:
+        """It has ended."""
+        self._gauge(self._tier_in_flight, self._tiers[tier]).dec()
 
     def observe(self, record: Record) -> None:
         """Count one finished request."""
@@ -162,11 +178,18 @@ class Metrics:
 
     def render(self) -> bytes:
         """The exposition text, summed over workers where there are several."""
+        return generate_latest(self._whole())
+
+    def collect(self) -> Iterable[Metric]:
+        """The same as values."""
+        return self._whole().collect()
+
+    def _whole(self) -> CollectorRegistry:
         if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-            return generate_latest(self.registry)
+            return self.registry
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        return generate_latest(registry)
+        return registry
 
     def _observe_uses(self, record: Record) -> None:
         for use in record.uses:
@@ -187,6 +210,13 @@ class Metrics:
             self._counter(self._tokens, tier, "completion", served).inc(use.completion_tokens)
         if use.cost_usd:
             self._counter(self._cost, tier).inc(use.cost_usd)
+
+    def _gauge(self, metric: Gauge, *labels: str) -> Gauge:
+        key = (metric, *labels)
+        child = self._children.get(key)
+        if not isinstance(child, Gauge):
+            child = self._children[key] = metric.labels(*labels)
+        return child
 
     def _counter(self, metric: Counter, *labels: str) -> Counter:
         key = (metric, *labels)

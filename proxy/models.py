@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from proxy.operating_point import OperatingPoint
 from proxy.wire_error import ApiError, model_not_found
 from routing.errors import PolicyError
 from routing.policy import Policy, Rule
@@ -40,8 +41,16 @@ class Routed:
 class ModelNames:
     """Resolves a model name, a header and the body field `upshift` to a tier or a rule."""
 
-    def __init__(self, ladder: Ladder, strategy: str | None, threshold: float | None) -> None:
+    def __init__(
+        self,
+        ladder: Ladder,
+        strategy: str | None,
+        threshold: float | None,
+        point: OperatingPoint | None = None,
+    ) -> None:
+        """`strategy`, `threshold`: of requests that say nothing; a `point` that was moved goes before."""
         self._ladder = ladder
+        self._point = point
         self._strategy = strategy
         self._threshold = threshold
         self._told_routellm = False
@@ -75,13 +84,21 @@ class ModelNames:
             )
         if strategy is None:
             strategy = self._strategy
-            threshold = self._threshold if threshold is None else threshold
+            threshold = self.in_force(policy) if threshold is None else threshold
         try:
             return Routed(policy.rule(strategy, threshold), mode, plain)
         except PolicyError as error:
             if strategy not in policy.strategies and f"upshift-{strategy}" in model:
                 raise model_not_found(model, self.ids(policy)) from error
             raise ApiError(400, f"{error}.", param="upshift" if options else "model") from error
+
+    def in_force(self, policy: Policy) -> float | None:
+        """The threshold of a request that says nothing; None: the calibrated one."""
+        if self._point is not None:
+            moved = self._point.read(policy.version, self._strategy or policy.default_strategy)
+            if moved is not None:
+                return moved.threshold
+        return self._threshold
 
     def _named(self, model: str, policy: Policy) -> tuple[str | None, float | None]:
         """Strategy and threshold that a model name asks for."""

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 
 from routing.bundle import Bundle
 from routing.calibration import CalibrationMap
+from routing.curve import CalibrationRows
 from routing.errors import MissingSignal
 from routing.policy import Entry, Rule, Signals
 from routing.table import Floats
@@ -35,23 +36,34 @@ class Plan:
     high: float
 
 
-def plan_of(
-    bundle: Bundle, rule: Rule, explore_share: float, maps: Mapping[str, CalibrationMap]
-) -> Plan | None:
-    """The plan of `rule`; None where the bundle lacks calibration scores that the rule needs."""
+def calibration_rows(bundle: Bundle, maps: Mapping[str, CalibrationMap]) -> CalibrationRows | None:
+    """The calibration prompts with their scores; None in a bundle that does not carry them."""
     if not bundle.has(SCORES):
         return None
-    scores = scores_of(load_file(bundle.path / SCORES), maps)
-    rows = max((len(column) for column in scores.values()), default=0)
-    if not rows:
+    raw = load_file(bundle.path / SCORES)
+    if "q_weak" not in raw or not raw["q_weak"].size:
         return None
+    scores = scores_of(raw, maps)
+    return CalibrationRows(
+        scores.get("route_score"), scores.get("difficulty"), scores.get("answer_score"),
+        raw["q_weak"], raw["q_strong"], raw.get("cost_weak"), raw.get("cost_strong"),
+    )  # fmt: skip
+
+
+def plan_of(rows: CalibrationRows | None, rule: Rule, explore_share: float) -> Plan | None:
+    """The plan of `rule`; None where the bundle lacks calibration scores that the rule needs."""
+    if rows is None:
+        return None
+    known = {"route_score": rows.route_score, "difficulty": rows.difficulty, "answer_score": rows.adequate}
+    scores = {name: column for name, column in known.items() if column is not None}
+    count = len(rows)
     try:
-        strong = [_strong(rule, _signals(scores, row, rows)) for row in range(rows)]
+        strong = [_strong(rule, _signals(scores, row, count)) for row in range(count)]
     except MissingSignal:
         return None
     share, checked = np.array(strong).mean(axis=0).tolist()
     expected = (1.0 - explore_share) * share + 0.5 * explore_share * (1.0 + checked)
-    return Plan(expected, *_wilson(expected, rows))
+    return Plan(expected, *_wilson(expected, count))
 
 
 def scores_of(raw: Mapping[str, Floats], maps: Mapping[str, CalibrationMap]) -> dict[str, Floats]:

@@ -23,7 +23,7 @@ class PolicyGauges:
         self._planned = Gauge(
             "upshift_planned_strong_share",
             "Share of strong answers on the calibration prompts, exploration included.",
-            ["bound"], multiprocess_mode="livemax", registry=registry,
+            ["bound"], multiprocess_mode="livemostrecent", registry=registry,
         )  # fmt: skip
         self._valid_until = Gauge(
             "upshift_certificate_valid_until_seconds",
@@ -71,6 +71,10 @@ class PolicyGauges:
         self._version = version
         self._info.labels(version).set(1)
         self._valid_until.set(valid_until)
+        self.show_plan(plan)
+
+    def show_plan(self, plan: Plan | None) -> None:
+        """What is foreseen from now on, where the operating point has moved."""
         for bound in ("low", "expected", "high"):
             self._planned.labels(bound).set(getattr(plan, bound) if plan is not None else 0.0)
 

@@ -74,6 +74,7 @@ class Recorder:
         now = time.perf_counter()
         use = TierUse(tier, "pending", now, began=now)
         record.uses.append(use)
+        self._metrics.enter_tier(tier)
         return use
 
     def end(self, use: TierUse, outcome: str, usage: Usage | None = None, tier: Tier | None = None) -> None:
@@ -81,6 +82,7 @@ class Recorder:
         if use.outcome == "pending" and outcome != "pending":
             use.outcome = outcome
             use.seconds = time.perf_counter() - use.seconds
+            self._metrics.leave_tier(use.tier)
         if usage is not None and tier is not None:
             use.prompt_tokens, use.completion_tokens = usage.prompt_tokens, usage.completion_tokens
             use.cost_usd = tier.cost_usd(usage.prompt_tokens, usage.completion_tokens)

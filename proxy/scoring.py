@@ -13,6 +13,8 @@ from typing import Protocol
 from proxy.loop.reference import Reference
 from proxy.metrics import Metrics
 from proxy.plan import Plan
+from routing.certificate import Certificate
+from routing.curve import CalibrationRows
 from routing.policy import Policy, Signals
 from routing.protocols import Answer
 from scorers.familiar import Familiar
@@ -26,6 +28,8 @@ class Scorers(Protocol):
     familiar: Familiar | None  # what kind of prompts it was fitted on; None: not known
     reference: Reference  # what drift is measured against; empty: nothing to compare with
     valid_until: float  # when its certificate ends, seconds since the epoch; 0: it has none
+    certificate: Certificate | None  # what was promised or refused; None: nobody asked
+    rows: CalibrationRows | None  # what its curve is drawn from; None: not in the bundle
 
     async def read_prompt(self, prompt: str, signals: Signals) -> None:
         """Fill `route_score`, `difficulty` and `unfamiliar`. Raises `ScorerError`."""
@@ -53,6 +57,8 @@ class NoScorers:
     familiar: Familiar | None = None
     reference: Reference = MappingProxyType({})
     valid_until = 0.0
+    certificate: Certificate | None = None
+    rows: CalibrationRows | None = None
 
     def __init__(self, tiers: int) -> None:
         self.policy = Policy(

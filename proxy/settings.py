@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -91,7 +91,9 @@ class ServerSettings(Section):
     share_scorers: bool = Field(
         True, description="several workers score in one process of their own; false: each loads its own copy"
     )
-    admin_port: int = Field(0, ge=0, le=65535, description="/metrics and /admin, there alone; 0: none")
+    admin_port: int = Field(
+        0, ge=0, le=65535, description="/metrics, /admin and /console, there alone; 0: none"
+    )
     admin_host: str = Field("127.0.0.1", description="address of the admin port")
     max_body_bytes: int = Field(32 << 20, ge=1024, description="larger bodies are a 413")
     max_header_bytes: int = Field(64 << 10, ge=4096, description="larger headers are a 431")
@@ -194,6 +196,15 @@ class LogSettings(Section):
     store_text: bool = Field(False, description="keep prompts and answers too")
 
 
+class ConsoleSettings(Section):
+    """The page at `/console`. It is open to whoever reaches its port; the figures it shows are not."""
+
+    enabled: bool = Field(True, description="serve it")
+    sample_prompts: list[Annotated[str, Field(min_length=1, max_length=500)]] = Field(
+        [], max_length=12, description="prompts to click in its playground, seen by anyone; empty: ours"
+    )
+
+
 class TelemetrySettings(Section):
     """What the server tells of itself, besides metrics."""
 
@@ -221,6 +232,7 @@ class Settings(Section):
     backends: BackendSettings = BackendSettings()
     auth: AuthSettings = AuthSettings()
     log: LogSettings = LogSettings()
+    console: ConsoleSettings = ConsoleSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     loop: LoopSettings = LoopSettings()
     embeddings: EmbeddingsSettings | None = Field(None, description="where `/v1/embeddings` goes")

@@ -100,6 +100,13 @@ class Rule:
         """
         return -1.0 if self.accept(tier, signals) else 1.0
 
+    def limits(self, signals: Signals) -> tuple[float | None, float | None]:
+        """What the two scores are compared with for this prompt, both in [0, 1], for people to look at:
+        strong at once iff `route_score` is at least the first, a first tier's answer is kept iff P(adequate)
+        is above the second. None where the rule does not look at that score.
+        """
+        return None, None
+
     def entry_probability(self, entry: Entry, signals: Signals) -> float:
         """Probability that this rule starts with `entry` (0 or 1 but for a random rule)."""
         return float(self.enter(signals) == entry)
@@ -140,6 +147,9 @@ class PromptRule(Rule):
             raise self._missing(self._field, score)
         return self._last if score >= self.threshold else self._weak
 
+    def limits(self, signals: Signals) -> tuple[float | None, float | None]:
+        return (self.threshold if self.strategy == "mf" else None), None
+
 
 class EvaluatorRule(Rule):
     """`evaluator`: the weak answer is always written and judged; shift up iff 1 - P(adequate) >= t."""
@@ -155,6 +165,9 @@ class EvaluatorRule(Rule):
     def accept(self, tier: int, signals: Signals) -> bool:
         score = self._score(signals)
         return tier >= self.tiers - 1 or 1.0 - score < self.threshold
+
+    def limits(self, signals: Signals) -> tuple[float | None, float | None]:
+        return None, 1.0 - self.threshold
 
     def margin(self, tier: int, signals: Signals) -> float:
         return (1.0 - self._score(signals)) - self.threshold
@@ -214,6 +227,19 @@ class CascadeRule(Rule):
     def margin(self, tier: int, signals: Signals) -> float:
         cut = self._cuts[tier].reject_from
         return self._index(tier, signals) - cut if math.isfinite(cut) else -cut
+
+    def limits(self, signals: Signals) -> tuple[float | None, float | None]:
+        rule, cuts = self._joint[0], self._cuts[0]
+        mf, difficulty = signals.route_score or 0.0, signals.difficulty or 0.0
+        prompt, answer = rule.prompt, rule.answer
+        route = None
+        if prompt.mf > 0.0:
+            route = (cuts.strong_from - prompt.difficulty * difficulty) / prompt.mf
+        slope = answer.fail + answer.fail_mf * mf + answer.fail_difficulty * difficulty
+        kept = None
+        if slope > 0.0:
+            kept = 1.0 - (cuts.reject_from - answer.mf * mf - answer.difficulty * difficulty) / slope
+        return _within(route), _within(kept)
 
     def _index(self, tier: int, signals: Signals) -> float:
         score = self._score(signals)
@@ -367,6 +393,11 @@ class Policy:
             raise PolicyError(f"policy lacks the field {exc.args[0]!r}") from exc
         except (AttributeError, TypeError, ValueError) as exc:
             raise PolicyError(f"policy holds a value of the wrong type: {exc}") from exc
+
+
+def _within(score: float | None) -> float | None:
+    """A cut as a place on the scale of a score: beyond either end it is that end."""
+    return None if score is None else min(1.0, max(0.0, score))
 
 
 def _checked_threshold(value: float, highest: float = 1.0) -> float:

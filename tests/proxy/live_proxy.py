@@ -19,6 +19,8 @@ from proxy.metrics import Metrics
 from proxy.plan import Plan
 from proxy.server import Server
 from proxy.settings import Settings, parse_settings
+from routing.certificate import Certificate
+from routing.curve import CalibrationRows
 from routing.errors import ScorerError
 from routing.policy import Policy, Signals
 from routing.protocols import Answer
@@ -38,6 +40,8 @@ class FixedScorers:
         self.plan: Plan | None = None
         self.reference: Reference = {}
         self.valid_until = 0.0
+        self.certificate: Certificate | None = None
+        self.rows: CalibrationRows | None = None
 
     async def read_prompt(self, prompt: str, signals: Signals) -> None:
         return

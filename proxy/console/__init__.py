@@ -1,0 +1,1 @@
+"""The console: one static page, and the figures it asks for below `/admin`."""
