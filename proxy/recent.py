@@ -85,9 +85,10 @@ class WatchedLog:
         self._log = log
         self._recent = recent
 
-    def record(self, row: Mapping[str, object]) -> None:
-        self._recent.add(row)
-        self._log.record(row)
+    def record(self, row: Mapping[str, object], table: str = "decisions") -> None:
+        if table == "decisions":
+            self._recent.add(row)
+        self._log.record(row, table)
 
     async def close(self) -> None:
         await self._log.close()
