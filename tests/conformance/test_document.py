@@ -23,6 +23,7 @@ PROXIED = (
     "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings", "/v1/route", "/v1/feedback",
     "/chat",
 )  # fmt: skip
+FIGURES = ("/admin/overview", "/admin/decisions", "/admin/curve", "/admin/operating-point")
 MODELS = ("upshift", "upshift-evaluator-0.5", "weak", "strong-model")
 
 
@@ -61,7 +62,7 @@ def test_every_reference_leads_somewhere(document):
 
 
 @pytest.mark.parametrize(
-    "path", [*PROXIED, "/v1/models", "/v1/models/{model}", "/v1/responses/{response_id}"]
+    "path", [*PROXIED, *FIGURES, "/v1/models", "/v1/models/{model}", "/v1/responses/{response_id}"]
 )
 def test_fuzzed(api: ApiServer, document, path: str):
     """Bodies that fit the document and bodies that do not; names of models are mostly ones that exist."""
