@@ -59,7 +59,9 @@ def certified(bundle: BundleOnDuty, *passed: float, days: float = 30) -> BundleO
     )  # fmt: skip
     policy = _default(bundle, "evaluator")
     policy.certified = tuple(passed) if days > 0 else ()
-    return BundleOnDuty(bundle._raw, policy, bundle._maps, bundle.plan, end, None, bundle.rows, certificate)
+    return BundleOnDuty(
+        bundle._raw, policy, bundle._maps, bundle.plan, end, rows=bundle.rows, certificate=certificate
+    )
 
 
 def _default(bundle: BundleOnDuty, strategy: str) -> Any:
