@@ -84,8 +84,11 @@ class UpshiftApp(FastAPI):
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Scorers run once before the first request; whatever the application opened is closed after the last."""
     assert isinstance(app, UpshiftApp)
+    arms = app.gateway.arms
     try:
-        await app.gateway.scorers.warm()
+        for arm in (arms.stable, arms.canary):
+            if arm is not None:
+                await arm.scorers.warm()
     except ScorerError:
         _log.exception("a scorer does not run; requests will fail over as configured")
     app.loop.start()

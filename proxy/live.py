@@ -114,14 +114,13 @@ class LiveApp:
         self._memory = LoopMemory(settings.loop)
         self._board = Board()
         if not at_once:
-            self._running = self._first(scorers or load_scorers(settings))
+            loaded = scorers or load_scorers(settings)
+            self._running = self._first(loaded, try_canary(settings, loaded))
         self._retired: set[asyncio.Task[None]] = set()
         self._reloading = asyncio.Lock()
         self.on_reload: OnReload | None = None  # how the server at hand reloads
 
-    def _first(self, scorers: Scorers | None) -> Running:
-        """A bundle for trial that cannot be used keeps no server from starting."""
-        trial = try_canary(self._settings, scorers)
+    def _first(self, scorers: Scorers | None, trial: Canary) -> Running:
         first = Running(
             self._settings, scorers, meter=self._meter, memory=self._memory, canary=trial, board=self._board
         )
@@ -180,7 +179,7 @@ class LiveApp:
         """The first application, beside a server that runs already."""
         try:
             scorers = await asyncio.to_thread(load_scorers, self._settings)
-            new = self._first(scorers)
+            new = self._first(scorers, await asyncio.to_thread(try_canary, self._settings, scorers))
             await new.start()
             new.app.on_reload = self._reload_now
             self._running = new
