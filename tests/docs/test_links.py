@@ -48,6 +48,12 @@ def test_code_that_is_named_is_there(document: Path) -> None:
     assert not missing
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: str(d.relative_to(ROOT)))
+def test_no_merge_was_left_half_done(document: Path) -> None:
+    lines = document.read_text(encoding="utf-8").splitlines()
+    assert not [line for line in lines if line.startswith(("<<<<<<< ", ">>>>>>> "))]
+
+
 def test_every_document_is_in_the_index() -> None:
     """A page that nothing links to is a page that nobody reads."""
     index = ROOT / "docs" / "README.md"
