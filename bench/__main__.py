@@ -10,6 +10,7 @@ BENCHMARKS = {  # name: module with `main(argv)`
     "hot_path": "bench.hot_path",
     "scorers": "bench.scorers",
     "growth": "bench.growth",
+    "relay": "bench.relay",
     "routing": "bench.routing",
     "streams": "bench.streams",
     "coverage": "bench.coverage",

