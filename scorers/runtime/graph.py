@@ -25,6 +25,7 @@ from onnx import TensorProto, helper, numpy_helper
 from scorers.errors import EncoderError
 
 GRAPH_VERSION = "4"  # part of the cache key: change it when the graph changes
+WORD_TABLE = "word_table"  # the initialiser that sessions may share
 SUPPORTED = ("bert", "roberta", "xlm-roberta")
 _OPSET, _IR = 17, 8
 _PREFIXES = ("", "bert.", "roberta.", "model.")

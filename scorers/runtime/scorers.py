@@ -5,7 +5,7 @@
         .score_answers([(prompt, answer), ...])  -> P(adequate), (N,)
 
 Raw means uncalibrated: the maps and thresholds are the policy's. Encoders that are the same (same files,
-no adapters, no own weights, same length) run in one session.
+no adapters, no own weights) run in one session, whatever length they are cut at.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from scorers.runtime.mf import MatrixFactorisation, sigmoid
 from scorers.runtime.neighbours import Neighbours
 from scorers.runtime.prefix_reader import PrefixHeads, PrefixReader
 from scorers.runtime.query import QueryVectors, SessionEmbedder, check_parts
-from scorers.runtime.session import EncoderSession
+from scorers.runtime.session import EncoderSession, word_table
 from scorers.runtime.stack import PREFIX as STACK_PREFIX
 from scorers.runtime.stack import AnswerStack
 
@@ -162,7 +162,8 @@ class _Sessions:
 
     def __init__(self, threads: int | None) -> None:
         self._threads = threads
-        self._plain: dict[tuple[str, int, bool], EncoderSession] = {}
+        self._plain: dict[tuple[str, bool], dict[int, EncoderSession]] = {}  # by longest input
+        self._tables: dict[str, Any] = {}
 
     def open(
         self, encoder: Mapping[str, Any], adapters: Mapping[str, Adapter], weights_path: Path | None
@@ -170,11 +171,31 @@ class _Sessions:
         folder = _check_encoder(encoder)
         max_tokens, int8 = int(encoder["max_tokens"]), bool(encoder.get("int8", False))
         if adapters or weights_path is not None:
-            return EncoderSession(folder, max_tokens, self._threads, adapters, weights_path, int8)
-        key = (str(encoder["sha256"]), max_tokens, int8)
-        if key not in self._plain:
-            self._plain[key] = EncoderSession(folder, max_tokens, self._threads, int8=int8)
-        return self._plain[key]
+            words = self._words(folder, str(encoder["sha256"])) if weights_path is None and not int8 else None
+            if any("embeddings" in name for name in adapters):
+                words = None
+            return EncoderSession(folder, max_tokens, self._threads, adapters, weights_path, int8, words)
+        same = self._plain.setdefault((str(encoder["sha256"]), int8), {})
+        if max_tokens not in same:
+            other = next(iter(same.values()), None)
+            same[max_tokens] = (
+                EncoderSession(
+                    folder,
+                    max_tokens,
+                    self._threads,
+                    int8=int8,
+                    words=None if int8 else self._words(folder, str(encoder["sha256"])),
+                )
+                if other is None
+                else other.with_max_tokens(max_tokens)
+            )
+        return same[max_tokens]
+
+    def _words(self, folder: EncoderFolder, sha256: str) -> Any:
+        """The word table that all sessions of an encoder share; int8 has one of its own."""
+        if sha256 not in self._tables:
+            self._tables[sha256] = word_table(folder)
+        return self._tables[sha256]
 
 
 def _check_encoder(encoder: Mapping[str, Any]) -> EncoderFolder:

@@ -8,6 +8,8 @@ cache folder that cannot be written costs a rebuild at each start (0.6 s for Min
 from __future__ import annotations
 
 import contextlib
+import copy
+import ctypes
 import hashlib
 import os
 import tempfile
@@ -17,12 +19,12 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
 from scorers.encoders import EncoderFolder
 from scorers.errors import EncoderError, ScoringFailed
-from scorers.runtime.graph import GRAPH_VERSION, Adapter, build_graph
+from scorers.runtime.graph import GRAPH_VERSION, WORD_TABLE, Adapter, build_graph
 from scorers.runtime.vectors import VectorCache
 from scorers.tokenizer import TextTokenizer, TokenIds, token_buckets
 
@@ -64,9 +66,10 @@ class EncoderSession:
         adapters: Mapping[str, Adapter] | None = None,
         weights_path: Path | None = None,
         int8: bool = False,
+        words: ort.OrtValue | None = None,
     ) -> None:
         """`weights_path` replaces the folder's weights (a fully fine-tuned encoder); `threads` None: ORT's
-        choice.
+        choice; `words` is the table of `word_table`, shared by sessions that do not change it.
 
         Raises `EncoderError` when the weights do not make a graph.
         """
@@ -77,10 +80,21 @@ class EncoderSession:
         options.log_severity_level = 3
         if threads is not None:
             options.intra_op_num_threads = threads
+        if words is not None:
+            options.add_initializer(WORD_TABLE, words)
+        self._words = words  # ONNX Runtime does not hold it
         # A spinning pool would burn the cores that the event loop and the other scorer need.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._vectors = VectorCache(_KEPT_VECTORS)
+        _give_back_memory()
+
+    def with_max_tokens(self, max_tokens: int) -> EncoderSession:
+        """The same encoder in the same memory, for inputs of another longest length."""
+        twin = copy.copy(self)
+        twin.tokenizer = TextTokenizer.of(self.folder, max_tokens)
+        twin._vectors = VectorCache(_KEPT_VECTORS)  # a text cut elsewhere has another vector
+        return twin
 
     def pool(self, items: Sequence[TokenIds], with_middle: bool = False) -> Pooled:
         """Run N inputs in batches of similar length; rows come back in the order given."""
@@ -120,10 +134,11 @@ def cache_folder() -> Path:
 
 def _load_or_build(
     folder: EncoderFolder, adapters: Mapping[str, Adapter], weights_path: Path | None, int8: bool
-) -> bytes:
+) -> bytes | Path:
+    """The model's file, or its bytes where none can be kept: from a file it takes half the memory."""
     path = cache_folder() / "graphs" / f"{_cache_key(folder, adapters, weights_path, int8)}.onnx"
-    with contextlib.suppress(OSError):
-        return path.read_bytes()
+    if path.is_file():
+        return path
     source = weights_path or folder.weights_path
     try:
         weights = load_file(str(source))
@@ -134,7 +149,25 @@ def _load_or_build(
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_atomically(path, data)
+        return path
     return data
+
+
+def word_table(folder: EncoderFolder) -> ort.OrtValue | None:
+    """The word embeddings of an encoder, half of MiniLM's weights, for several sessions; None where they are
+    not found under a usual name.
+    """
+    with contextlib.suppress(SafetensorError, OSError), safe_open(str(folder.weights_path), "numpy") as file:
+        for name in file.keys():  # noqa: SIM118 - no mapping
+            if name.endswith("embeddings.word_embeddings.weight"):
+                return ort.OrtValue.ortvalue_from_numpy(np.asarray(file.get_tensor(name), dtype=np.float32))
+    return None
+
+
+def _give_back_memory() -> None:
+    """What loading took for a moment: glibc would keep 30 MB of it for MiniLM; others keep nothing."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _quantise(model: object) -> bytes:
