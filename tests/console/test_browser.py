@@ -256,8 +256,10 @@ def test_the_policy_of_the_page_holds(server: ConsoleServer, page: Any) -> None:
           } catch { broken.push('script'); }
           try { document.body.innerHTML = '<b>x</b>'; } catch { broken.push('innerHTML'); }
           try { await fetch('http://127.0.0.1:9/'); } catch { broken.push('fetch'); }
-          try { new Function('window.taken = 1')(); } catch { broken.push('eval'); }
-          document.body.setAttribute('onclick', 'window.taken = 1');
+          setTimeout(() => {  // later, since what DevTools itself evaluates may evaluate
+            try { new Function('window.taken = 1')(); } catch { broken.push('eval'); }
+          });
+          try { document.body.setAttribute('onclick', 'window.taken = 1'); } catch { broken.push('onclick'); }
           document.body.click();
           const image = new Image();
           image.src = 'http://127.0.0.1:9/x.png';
@@ -265,7 +267,7 @@ def test_the_policy_of_the_page_holds(server: ConsoleServer, page: Any) -> None:
           return [broken, window.taken ?? null];
         }"""
     )
-    assert {"script", "innerHTML", "fetch", "eval", "connect-src", "img-src"} <= set(broken[0])
+    assert {"script", "innerHTML", "onclick", "fetch", "eval", "connect-src", "img-src"} <= set(broken[0])
     assert broken[1] is None
 
 
@@ -273,7 +275,7 @@ def test_figures_equal_prometheus_and_the_client(server: ConsoleServer, page: An
     """What the page shows, what `/metrics` says on either worker, and what this client counted."""
     start = Exposition(server.get("/metrics").text)
     cost, answers = 0.0, {"weak": 0, "escalated": 0, "strong": 0, "pinned": 0}
-    for number in range(24):
+    for number in range(16):
         model = ("upshift", "upshift-evaluator-1", "upshift-mf-0", "strong")[number % 4]
         told = server.ask(f"question {number}", model)
         answers[told.headers["x-upshift-decision"]] += 1

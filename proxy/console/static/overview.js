@@ -47,7 +47,7 @@ function quality(o) {
   const name = term("quality", "Quality kept", "tile"), q = o.loop.quality;
   if (q.estimate === null) {
     const why = o.loop.shadow.share > 0
-      ? `${count(q.waiting)} samples wait for a judge` : "turn shadow sampling on to measure it";
+      ? `${count(q.waiting)} samples wait for a judge` : "turn shadow sampling on: loop.shadow.share";
     return tile("quality", name, "not measured yet", why, false);
   }
   return tile("quality", name, percent(q.estimate, 1), `${percent(q.low, 1)} to ${percent(q.high, 1)}, ${count(q.judged)} judged`);
@@ -107,7 +107,7 @@ function qualityGroup(o) {
   const q = o.loop.quality, p = o.promise, c = o.loop.certificate;
   return list("Quality", [
     ["quality", term("quality", "Live quality", "list"), q.estimate === null ? "not measured yet" : `${percent(q.estimate, 1)} (${percent(q.low, 1)} to ${percent(q.high, 1)})`],
-    q.estimate === null && !(o.loop.shadow.share > 0) ? ["how", "To measure it", "turn shadow sampling on"] : ["judged", "Judged, waiting", `${count(q.judged)}, ${count(q.waiting)}`],
+    q.estimate === null && !(o.loop.shadow.share > 0) ? ["how", "To measure it", "set loop.shadow.share"] : ["judged", "Judged, waiting", `${count(q.judged)}, ${count(q.waiting)}`],
     q.feedback ? ["feedback", "Clients’ feedback", `${q.feedback_mean?.toFixed(2) ?? "–"} from ${count(q.feedback)}`] : null,
     ["certificate", term("certificate", "Certificate", "list"), c.state === "ended" ? "ended" : { none: "none", refused: "refused", valid: "valid", ended: "ended", other: "of another strategy" }[p.state]],
     p.state === "valid" ? ["until", "Valid until", day(p.valid_until)] : null,
