@@ -3,7 +3,7 @@
 Whether an answer is good enough is often decided by what it is compared with: of two answers alike, the one
 to a question that the reference answers in a line is fine and the other is not. Boosted trees on the
 features of answer and reference, their difference and their common words tell phi-2's good answers on
-AlpacaEval with AUROC .88, where nothing without the reference passes .74. So their opinion, out of fold,
+AlpacaEval with AUROC .88, where nothing without the reference passes .73. So their opinion, out of fold,
 is a label with less noise in it, and the kernel machine learns from the mean of both. Nothing of the teacher
 is served.
 
