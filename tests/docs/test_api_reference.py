@@ -13,7 +13,8 @@ from tests.api_server import api_server
 from tests.docs.documents import ROOT
 
 PAGE = (ROOT / "docs" / "reference" / "api.md").read_text(encoding="utf-8")
-OPERATION = re.compile(r"`(GET|POST|DELETE|PUT|PATCH) (/[^`\s]*)`")
+OPERATION = re.compile(r"`(GET|POST|DELETE|PUT|PATCH) (/[^`\s?]*)[^`\s]*`")
+PAGES = {("GET", "/console")}  # for people: in no document for programs
 
 
 def _bare(path: str) -> str:
@@ -35,7 +36,7 @@ def test_every_operation_is_described_and_no_other(document: dict) -> None:
         if method in ("get", "post", "delete", "put", "patch")
     }
     described = {(method, _bare(path)) for method, path in OPERATION.findall(PAGE)}
-    assert described == served
+    assert described - PAGES == served - PAGES
 
 
 def test_the_fields_of_chat_are_listed(document: dict) -> None:
