@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from proxy.wire_error import ApiError
+from proxy.wire_error import Overloaded
 
 
 class Admission:
@@ -30,7 +30,7 @@ class Admission:
         return len(self._waiting)
 
     async def enter(self) -> None:
-        """Take a place. Raises `ApiError` 503 when there is none within the limits."""
+        """Take a place. Raises `Overloaded` when there is none within the limits."""
         if self.running < self._max_running or not self._max_running:
             self.running += 1
             return
@@ -59,11 +59,5 @@ class Admission:
                 return
         self.running -= 1
 
-    def _shed(self, why: str) -> ApiError:
-        return ApiError(
-            503,
-            f"The server is overloaded: {why}.",
-            code="overloaded",
-            retry=True,
-            retry_after=str(self._retry_after_s),
-        )
+    def _shed(self, why: str) -> Overloaded:
+        return Overloaded(why, self._retry_after_s)

@@ -29,6 +29,7 @@ from proxy.endpoints import add_admin, add_endpoints
 from proxy.error_handlers import add_error_handlers
 from proxy.feedback import FeedbackEndpoint
 from proxy.gateway import Gateway
+from proxy.held_bytes import HOLD, HeldBytes, Hold
 from proxy.limits import Meter
 from proxy.log_lines import RequestLines
 from proxy.loop.admin import add_loop_admin
@@ -62,6 +63,7 @@ class UpshiftApp(FastAPI):
     door: Door
     loop: Loop
     meter: Meter
+    held: HeldBytes
     board: Board
     console: Console
     ready: bool = False
@@ -73,7 +75,11 @@ class UpshiftApp(FastAPI):
             await super().__call__(scope, receive, send)
             return
         handler = self.direct.get(scope["path"], self.edge) if scope["method"] == "POST" else self.edge
-        await self.door.let_in(handler, scope, receive, send)
+        hold = scope[HOLD] = Hold(self.held)
+        try:
+            await self.door.let_in(handler, scope, receive, send)
+        finally:
+            hold.release()
 
     async def serve_routes(self, scope: Scope, receive: Receive, send: Send) -> None:
         """FastAPI's own part."""
@@ -110,9 +116,10 @@ def create_app(
     memory: LoopMemory | None = None,
     canary_refused: str = "",
     board: Board | None = None,
+    held: HeldBytes | None = None,
 ) -> UpshiftApp:
     """The only wiring. `backends[i]` answers for `settings.tiers[i]`; without `scorers` all routed
-    prompts go to the last tier; `metrics`, `meter`, `memory` and `board` of an application before this
+    prompts go to the last tier; `metrics`, `meter`, `memory`, `board` and `held` of an application before this
     one go on. `canary` is a bundle on trial; `canary_refused` says why there is none. Raises `SettingsError`.
     """
     ladder = settings.ladder()
@@ -156,6 +163,9 @@ def create_app(
         canary_refused,
     )  # fmt: skip
     app.meter = meter or open_meter(settings.auth)
+    server = settings.server
+    app.held = held or HeldBytes(server.max_held_bytes, server.shed_retry_after_s)
+    app.held.max_bytes = server.max_held_bytes
     app.door = Door(keys, app.meter, settings.server.admin_port, gateway.refuse, gateway.cors)
     passing = PassThrough(gateway)
     embeddings = Embeddings(gateway, passing)

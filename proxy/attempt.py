@@ -16,7 +16,16 @@ import orjson
 
 from proxy.backends.http import HttpReply
 from proxy.call import Call
-from proxy.completion import StreamReader, Usage, check_choices, read_answers, read_json, read_usage
+from proxy.completion import (
+    StreamReader,
+    Usage,
+    check_choices,
+    is_hollow,
+    read_answers,
+    read_json,
+    read_usage,
+)
+from proxy.held_bytes import Hold, read_whole
 from proxy.record import TierUse
 from proxy.sse import EventSplitter, EventTooLarge, event_data
 from proxy.token_counts import TokenCount
@@ -42,10 +51,13 @@ class Asked:
 class TierAttempt:
     """A reply of tier `tier` to `call`."""
 
-    def __init__(self, tier: int, call: Call, reply: BackendReply, asked: Asked) -> None:
+    def __init__(
+        self, tier: int, call: Call, reply: BackendReply, asked: Asked, hold: Hold | None = None
+    ) -> None:
         self.tier = tier
         self.call = call
         self.asked = asked
+        self.hold = hold or Hold()
         self.status = reply.status
         self.headers = reply.headers
         self.standing: Standing = "ok"
@@ -67,12 +79,14 @@ class TierAttempt:
         """For an error status: read the body and tell whose fault it is."""
         if self.status < 400:
             return
-        self.body = await self._reply.read()
+        self.body = await read_whole(self._reply, self.hold)
         self.standing = standing_of(self.status, self.body)
 
     async def ready(self) -> None:
         if not self.call.stream:
             await self.complete()
+            if self.data is not None and is_hollow(self.data):
+                raise BackendBroken("the answer is empty")
             return
         try:
             while not self.reader.begun:
@@ -83,6 +97,8 @@ class TierAttempt:
         except BackendBroken:
             self.disown()
             raise
+        if self.reader.hollow:
+            raise BackendBroken("the answer is empty")
 
     async def complete(self) -> None:
         try:
@@ -98,7 +114,7 @@ class TierAttempt:
             if not self.reader.finished:
                 raise BackendBroken("the stream ended before its finish reason")
         elif self.data is None:
-            self.body = await self._reply.read()
+            self.body = await read_whole(self._reply, self.hold)
             data = read_json(self.body)
             check_choices(data, self.call.api)
             self.data = data
@@ -199,15 +215,22 @@ class TierAttempt:
         return self._pieces
 
     async def _next_piece(self) -> bytes:
-        """b'' at the end."""
+        """b'' at the end. A break after the only choice's finish reason is an end like any other: the answer
+        is whole, and an error after it would make the client pay for another."""
         reading, self._reading = self._reading, None
-        return await (reading if reading is not None else anext(self._stream(), b""))
+        try:
+            return await (reading if reading is not None else anext(self._stream(), b""))
+        except BackendError:
+            if self.call.choices == 1 and self.reader.finished:
+                return b""
+            raise
 
     async def _pull(self) -> bool:
         """Read one piece. False at the end of the stream."""
         if self.done:
             return False
         piece = await self._next_piece()
+        self.hold.take(len(piece))
         try:
             events = self._splitter.feed(piece) if piece else [self._splitter.rest()]
         except EventTooLarge as error:
@@ -269,8 +292,9 @@ async def begin_attempt(
     headers: Mapping[str, str],
     timeout_s: float | None,
     timeout_stage: str = "total",
+    hold: Hold | None = None,
 ) -> TierAttempt:
-    """Send `call` to `tier`. Raises `BackendError` when there was no reply at all.
+    """Send `call` to `tier`. Raises `BackendError` when there was no reply at all; `Overloaded`.
 
     A judged attempt asks for log-probabilities (the evaluator reads them), and a stream for its usage
     chunk (cost), where the client did not.
@@ -289,7 +313,7 @@ async def begin_attempt(
         call.path, call.encode(changes), call.stream, headers, timeout_s, timeout_stage=timeout_stage
     )
     reply = await backend.send(request)
-    attempt = TierAttempt(index, call, reply, asked)
+    attempt = TierAttempt(index, call, reply, asked, hold)
     try:
         await attempt.classify()
     except BaseException:

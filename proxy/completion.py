@@ -15,6 +15,7 @@ from scorers.pieces import count_pieces
 from scorers.text import render_answer
 
 _REASONING = ("reasoning_content", "reasoning")  # vLLM's two names for it, and other backends'
+_ABOUT = frozenset({"role", "index", "finish_reason", "stop_reason", "logprobs"})  # and not of an answer
 
 
 @dataclass(slots=True)
@@ -70,6 +71,23 @@ def check_choices(data: Mapping[str, Any], api: Api) -> None:
     for choice in data["choices"]:
         if not isinstance(choice.get("message") if api == "chat" else choice.get("text"), dict | str):
             raise BackendBroken("a choice holds no message")
+        if not choice.get("finish_reason"):
+            raise BackendBroken("a choice has no finish reason")
+
+
+def is_hollow(data: Mapping[str, Any]) -> bool:
+    """Whether a plain body says that it ended of itself and holds nothing: no text, call or thought."""
+    return all(
+        choice.get("finish_reason") == "stop" and not _holds(choice.get("message") or choice)
+        for choice in data["choices"]
+    )
+
+
+def _holds(message: object) -> bool:
+    """Whether a message, a delta or a choice with `text` carries anything."""
+    if not isinstance(message, dict):
+        return bool(message)
+    return any(value for name, value in message.items() if name not in _ABOUT)
 
 
 def _count(value: object) -> int | None:
@@ -85,6 +103,7 @@ class _Choice:
     logprobs: list[float] = field(default_factory=list)
     finish_reason: str | None = None
     text_pieces: int = 0
+    holds: bool = False  # anything at all, a thought or a sound too
 
     @property
     def tokens(self) -> int:
@@ -111,6 +130,13 @@ class StreamReader:
     def finished(self) -> bool:
         """Whether every choice seen has its finish reason."""
         return bool(self._choices) and all(choice.finish_reason for choice in self._choices.values())
+
+    @property
+    def hollow(self) -> bool:
+        """Whether it ended of itself and held nothing at all."""
+        return self.finished and not any(
+            choice.holds or choice.finish_reason != "stop" for choice in self._choices.values()
+        )
 
     def add(self, chunk: Mapping[str, Any]) -> None:
         """One decoded chunk. Raises `BackendBroken` for an error event or something else altogether."""
@@ -163,6 +189,7 @@ class StreamReader:
         delta = item.get("delta") if self._api == "chat" else {"content": item.get("text")}
         if isinstance(delta, dict):
             self.pieces += _add_delta(choice, delta)
+            choice.holds = choice.holds or _holds(delta)
         choice.logprobs.extend(_logprobs(item.get("logprobs")) or ())
         if item.get("finish_reason"):
             choice.finish_reason = str(item["finish_reason"])

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import traceback
 from collections.abc import Callable
 from typing import Any
 
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+
+from proxy.wire_error import ApiError
 
 ON_DISCONNECT = "upshift.disconnect"
 _log = logging.getLogger("uvicorn.error")
@@ -46,6 +49,7 @@ class Cycle(RequestResponseCycle):
         self.chunked_encoding = False
         self.expected_content_length = 0
         self._head = b""  # ready, and waiting for the body
+        self._until_close = False  # the answer ends with the connection
         self._on_disconnect: Callable[[], object] | None = None
 
     def call_on_disconnect(self, callback: Callable[[], object] | None) -> None:
@@ -61,6 +65,28 @@ class Cycle(RequestResponseCycle):
         told, self._on_disconnect = self._on_disconnect, None
         if told is not None:
             told()
+
+    async def run_asgi(self, app: Any) -> None:
+        """As uvicorn's own, but a bug is told in OpenAI's shape, and logged without what it quotes."""
+        try:
+            await app(self.scope, self.receive, self.send)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the client gets an answer or an end
+            if not isinstance(error, asyncio.CancelledError):
+                frames = "".join(traceback.format_tb(error.__traceback__))
+                _log.error("unexpected %s while answering a request\n%s", type(error).__name__, frames)
+        finally:
+            self.on_response, done = lambda: None, self.on_response
+        if self.response_complete or self.disconnected:
+            return
+        if self.response_started:
+            self.transport.close()
+            return
+        bug = ApiError(500, "The server had an error while processing your request.", retry=None)
+        body = bug.body()
+        headers = [*bug.headers(), (b"content-length", b"%d" % len(body)), (b"connection", b"close")]
+        self.on_response = done
+        await self.send({"type": "http.response.start", "status": 500, "headers": headers})
+        await self.send({"type": "http.response.body", "body": body})
 
     async def send(self, message: Any) -> None:
         if self.flow.write_paused and not self.disconnected:
@@ -92,7 +118,9 @@ class Cycle(RequestResponseCycle):
         if length is not None:
             self.expected_content_length = int(length)
         elif self.scope["method"] != "HEAD" and status not in _BODILESS:
-            self.chunked_encoding = True
+            self._until_close = self.scope["http_version"] == "1.0"  # such a client knows no chunks
+            self.chunked_encoding = not self._until_close
+        if self.chunked_encoding:
             lines.append(b"transfer-encoding: chunked\r\n")
         head = b"".join(lines)
         if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines):
@@ -107,7 +135,7 @@ class Cycle(RequestResponseCycle):
             body = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
             if not more:
                 body += b"0\r\n\r\n"
-        else:
+        elif not self._until_close:
             self.expected_content_length -= len(body)
             if self.expected_content_length < 0:
                 raise RuntimeError("the answer is longer than its content-length")

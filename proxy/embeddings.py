@@ -44,11 +44,10 @@ class Embeddings:
             fields = decode_fields(body)
             _check_input(fields)
             target = self._target(string_field(fields, "model"))
+            body = encode_fields(body, fields, {"model": orjson.dumps(target.tier.model)})
+            await self._passing.serve(_LABEL, scope, receive, send, target, "/embeddings", body, needs="data")
         except (ApiError, ClientGone) as error:
             await gateway.refuse(_LABEL, scope, send, error)
-            return
-        body = encode_fields(body, fields, {"model": orjson.dumps(target.tier.model)})
-        await self._passing.serve(_LABEL, scope, receive, send, target, "/embeddings", body)
 
     async def close(self) -> None:
         if self._own is not None:

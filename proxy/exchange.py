@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 from proxy.answer_headers import processing_ms
 from proxy.call import Call
+from proxy.held_bytes import Hold
 from proxy.keepalive import COMMENT
-from proxy.record import Record
+from proxy.record import Outcome, Record
 from proxy.wire import Headers, Send, send_end, send_pieces, send_start, send_whole
-from proxy.wire_error import ApiError
+from proxy.wire_error import ApiError, Overloaded
 from routing.deadline import Deadline
 
 _SSE = (b"content-type", b"text/event-stream; charset=utf-8")
@@ -32,6 +33,7 @@ class Exchange:
     headers: Headers
     deadline: Deadline
     forwarded: Mapping[str, str]
+    hold: Hold
     session: bytes | None = None  # which session the call belongs to, where sessions are kept
     started: bool = False  # the response's first byte is out: no error status, no switch any more
 
@@ -62,7 +64,7 @@ class Exchange:
         """Report a failure: a status while that is possible, an error event after the first byte."""
         if self.started:
             self.record.error = error.code or error.kind
-            self.record.outcome = "timeout" if error.status == 504 else "upstream_error"
+            self.record.outcome = failed_outcome(error)
             await send_end(self.send, b"data: " + error.body() + b"\n\n")
             return
         await send_error(self.send, self.record, self.headers, error, upstream=upstream)
@@ -75,15 +77,25 @@ class Exchange:
             await send_start(self.send, 200, self.headers)
 
 
+def failed_outcome(error: ApiError) -> Outcome:
+    """What a request counts as that failed by no fault of its client."""
+    if isinstance(error, Overloaded):
+        return "shed"
+    return "timeout" if error.status == 504 else "upstream_error"
+
+
+def note_bug(record: Record) -> None:
+    """A request ends by an exception that nobody expected: the server answers it with 500, or breaks off."""
+    record.outcome, record.error = "upstream_error", "internal_error"
+
+
 async def send_error(
     send: Send, record: Record, headers: Headers, error: ApiError, upstream: bool = False
 ) -> None:
     """An error as the whole answer. `upstream`: a backend's fault, whatever the status."""
     record.status, record.error = error.status, error.code or error.kind
-    if error.status == 504:
-        record.outcome = "timeout"
-    elif upstream or error.status >= 500:
-        record.outcome = "upstream_error"
+    if upstream or error.status >= 500:
+        record.outcome = failed_outcome(error)
     else:
         record.outcome = "client_error"
     kept = (item for item in headers if item[0] != b"content-type")  # the backend's, of what failed

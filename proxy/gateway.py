@@ -17,7 +17,8 @@ from proxy.answer_headers import Cors, decision_headers, opening_headers, passed
 from proxy.arms import Arm, Arms
 from proxy.attempt import TierAttempt
 from proxy.call import Api, Call, parse_call
-from proxy.exchange import Exchange, send_error
+from proxy.exchange import Exchange, note_bug, send_error
+from proxy.held_bytes import HOLD, Hold
 from proxy.limits import ACCOUNT
 from proxy.load_shift import LoadShift
 from proxy.loop.shadow import Budget, Shadows
@@ -27,6 +28,7 @@ from proxy.operating_point import OperatingPoint
 from proxy.pinned_relay import PinnedRelay
 from proxy.record import Record
 from proxy.recorder import Recorder
+from proxy.request_deadline import request_deadline
 from proxy.routed import RoutedCalls
 from proxy.rules import Rules
 from proxy.scoring import Scorers
@@ -36,7 +38,6 @@ from proxy.tier_calls import TierCalls
 from proxy.token_counts import token_counts
 from proxy.wire import ClientGone, ClientWatch, Receive, Scope, Send, header, read_body
 from proxy.wire_error import ApiError, from_backend_error
-from routing.deadline import Deadline
 from routing.decision import Route
 from routing.errors import BackendError
 from routing.protocols import Backend
@@ -118,6 +119,9 @@ class Gateway:
                     self.admission.leave()
         except ClientGone:
             record.outcome = "cancelled"
+        except Exception:
+            note_bug(record)
+            raise
         finally:
             self.metrics.in_flight.dec()
             record.total_s = time.perf_counter() - record.started
@@ -131,7 +135,6 @@ class Gateway:
         except ApiError as error:
             headers = opening_headers(record.request_id, self.cors.headers(scope))
             await send_error(send, record, headers, error)
-            record.outcome = "shed"
             return False
         return True
 
@@ -153,14 +156,15 @@ class Gateway:
             call = parse_call(api, body, self.settings.server.max_messages)
             session = header(scope, b"x-upshift-session")
             arm, target = self._decider(call, header(scope, b"x-upshift-strategy"), session)
+            deadline = request_deadline(scope, self.settings.server.request_timeout_s, record.stages["queue"])
         except ApiError as error:
             await send_error(send, record, headers, error)
             return
         if self.arms.running and isinstance(target, Routed) and target.plain:
             record.arm = "stable" if arm is self.arms.stable else "canary"
         exchange = Exchange(
-            send, call, record, headers, Deadline(self.settings.server.request_timeout_s),
-            {"x-request-id": record.request_id, **traced(scope)},
+            send, call, record, headers, deadline,
+            {"x-request-id": record.request_id, **traced(scope)}, scope.get(HOLD) or Hold(),
             self._sessions.key_of(call, session),
         )  # fmt: skip
         record.stream = call.stream

@@ -2,8 +2,8 @@
 
 A reload builds a whole new application beside the old one (settings, backends, scorers, decision log), warms
 it, and only then puts it in front. It is one assignment: a request sees the old one or the new one, never
-half of each. The old one is closed when its last request has ended. Metrics and what keys have used are
-shared, so counts and limits go on.
+half of each. The old one is closed when its last request has ended. Metrics, what keys have used and how
+many bytes are held are shared, so counts and limits go on; a backend that both have keeps its circuit.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from proxy.app import OnReload, UpshiftApp, create_app
-from proxy.backends.build import build_backends, build_health_checks, show_backends
+from proxy.backends.build import build_backends, build_health_checks, carry_health, show_backends
 from proxy.board import Board
 from proxy.limits import Meter
 from proxy.loop.watch import LoopMemory
 from proxy.meter import open_meter
-from proxy.metrics import Metrics
 from proxy.scorer_wire import SOCKET
 from proxy.scoring import Scorers
 from proxy.settings import Settings
@@ -48,22 +47,27 @@ class Running:
         self,
         settings: Settings,
         scorers: Scorers | None = None,
-        metrics: Metrics | None = None,
         meter: Meter | None = None,
         memory: LoopMemory | None = None,
         canary: Canary | None = None,
         board: Board | None = None,
+        before: Running | None = None,
     ) -> None:
-        """Raises `UpshiftError` for settings or a log that cannot be used."""
+        """`before`: its counts go on, and what is known of the health of backends that it has too. Raises
+        `UpshiftError` for settings or a log that cannot be used."""
         trial = canary or Canary()
         self.settings = settings
         self.in_flight = 0
         self._empty: asyncio.Event | None = None
         self.backends = build_backends(settings)
         self.app: UpshiftApp = create_app(
-            settings, self.backends, scorers, metrics=metrics, meter=meter, memory=memory,
-            canary=trial.scorers, canary_refused=trial.refused, board=board,
+            settings, self.backends, scorers, meter=meter, memory=memory, board=board,
+            canary=trial.scorers, canary_refused=trial.refused,
+            metrics=before.app.metrics if before is not None else None,
+            held=before.app.held if before is not None else None,
         )  # fmt: skip
+        if before is not None:
+            carry_health(before.settings, before.backends, settings, self.backends)
         show_backends(settings, self.backends, self.app.metrics)
         self._checks = build_health_checks(settings, self.backends)
         self._stack = AsyncExitStack()
@@ -224,7 +228,7 @@ class LiveApp:
             for each in (scorers, canary.scorers):
                 if each is not None:
                     await each.warm()
-            new = Running(settings, scorers, old.app.metrics, self._meter, self._memory, canary, self._board)
+            new = Running(settings, scorers, self._meter, self._memory, canary, self._board, before=old)
         except UpshiftError:
             for each in (scorers, canary.scorers):
                 if each is not None:

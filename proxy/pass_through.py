@@ -22,10 +22,17 @@ from proxy.answer_headers import (
     request_id,
     traced,
 )
+from proxy.attempt import decode_event
+from proxy.backends.http import HttpReply
+from proxy.call import decode_fields
 from proxy.completion import Usage
+from proxy.exchange import failed_outcome, note_bug
 from proxy.gateway import SHUTTING_DOWN, Gateway
+from proxy.held_bytes import HOLD, Hold, read_whole
 from proxy.limits import ACCOUNT
 from proxy.record import Record
+from proxy.request_deadline import request_deadline
+from proxy.sse import MAX_EVENT_BYTES, event_data, whole_events
 from proxy.wire import ClientWatch, Headers, Receive, Scope, Send, send_end, send_start, send_whole
 from proxy.wire_error import ApiError, from_backend_error, from_backend_reply
 from routing.deadline import Deadline
@@ -36,7 +43,7 @@ from routing.tier import Tier
 
 _TAIL_BYTES = 4096  # a usage object stands within this much of either end
 _USAGE = re.compile(rb'"usage" ?: ?(\{(?:[^{}]|\{[^{}]*\})*\})')
-_END = re.compile(rb'"response\.(?:completed|incomplete|failed)"|"type" ?: ?"error"|\[DONE\]')
+_END = re.compile(rb'"response\.(?:completed|incomplete|failed)"|"type" ?: ?"error"|\ndata: ?\[DONE\]')
 _NUMBER = re.compile(rb'"sequence_number" ?: ?(\d+)')
 _SSE: Headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
 
@@ -57,6 +64,9 @@ class _Exchange:
     send: Send
     record: Record
     headers: Headers
+    hold: Hold
+    deadline: Deadline
+    needs: str
     started: bool = False
 
 
@@ -69,25 +79,32 @@ class PassThrough:
     async def serve(
         self, label: str, scope: Scope, receive: Receive, send: Send, target: Target,
         path: str, body: bytes, *, stream: bool = False, method: str = "POST",
-        declines: Declines | None = None,
+        declines: Declines | None = None, needs: str = "",
     ) -> bool:  # fmt: skip
-        """Answer the request whose body has been read; `label` names the API in metrics.
+        """Answer the request whose body has been read; `label` names the API in metrics, `needs` the field
+        without which an answer is none. Raises `ApiError` 400 for a deadline that is none.
 
         False: `declines` recognised the error, nothing was sent, somebody else has to answer.
         """
         gateway = self._gateway
+        deadline = request_deadline(scope, gateway.settings.server.request_timeout_s)
         record = Record(
             label, request_id(scope), strategy="pinned", stream=stream, account=scope.get(ACCOUNT)
         )
         gateway.recorder.open(record, scope)
-        exchange = _Exchange(send, record, opening_headers(record.request_id, gateway.cors.headers(scope)))
-        left_s = Deadline(gateway.settings.server.request_timeout_s).left_s()
+        exchange = _Exchange(
+            send, record, opening_headers(record.request_id, gateway.cors.headers(scope)),
+            scope.get(HOLD) or Hold(), deadline, needs,
+        )  # fmt: skip
         forwarded = {"x-request-id": record.request_id, **traced(scope)}
-        request = BackendRequest(path, body, stream, forwarded, left_s, method)
+        request = BackendRequest(path, body, stream, forwarded, None, method)
         answered = True
         gateway.metrics.in_flight.inc()
         try:
             answered = await self._admitted(exchange, target, request, scope, receive, declines)
+        except Exception:
+            note_bug(record)
+            raise
         finally:
             gateway.metrics.in_flight.dec()
             if answered:
@@ -105,7 +122,6 @@ class PassThrough:
             await admission.enter()
         except ApiError as error:
             await self._fail(exchange, error)
-            exchange.record.outcome = "shed"
             return True
         answered = True
         try:
@@ -131,17 +147,22 @@ class PassThrough:
         if target.index is not None:
             record.route = route
             use = recorder.begin(record, target.index)
+        request.timeout_s = exchange.deadline.left_s()
         request.headers = recorder.onward(record, use, request.headers)
         exchange.headers += decision_headers(route, tier.name, tier.model)
         try:
             reply = await target.backend.send(request)
             try:
                 if reply.status >= 400:
-                    body = await reply.read()
+                    body = await read_whole(reply, exchange.hold)
                     if declines is not None and declines(reply.status, body):
                         return False
                     raise from_backend_reply(reply.status, body, reply.headers, tier.name)
                 await self._relay(exchange, target, reply, request.stream)
+            except BackendBroken:
+                if isinstance(reply, HttpReply):
+                    reply.disown()
+                raise
             finally:
                 await reply.close()
         except BackendError as error:
@@ -156,7 +177,8 @@ class PassThrough:
         if stream:
             await self._relay_stream(exchange, target, reply)
             return
-        body = await reply.read()
+        body = await read_whole(reply, exchange.hold)
+        check_answer(body, exchange.needs)
         self._count(record, target, body[:_TAIL_BYTES] + body[-_TAIL_BYTES:])
         exchange.headers += passed_on(reply.headers)
         exchange.headers += [
@@ -166,13 +188,12 @@ class PassThrough:
         await send_whole(exchange.send, reply.status, exchange.headers, body)
 
     async def _relay_stream(self, exchange: _Exchange, target: Target, reply: BackendReply) -> None:
-        """Bytes as they come. Raises `BackendBroken` when the end is not one the API knows."""
+        """Whole events as they come. Raises `BackendBroken` when the end is not one the API knows."""
         kind = reply.headers.get("content-type", "")
         if not kind.startswith("text/event-stream"):
             raise BackendBroken(f"a stream was asked for, {kind or 'no content type'} came")
-        tail = b""
-        pieces: AsyncIterator[bytes] = reply.chunks()
-        async for piece in pieces:
+        tail = b"\n"
+        async for piece in whole_pieces(reply.chunks(), exchange.hold):
             tail = (tail + piece)[-_TAIL_BYTES:]
             if not exchange.started:
                 await self._start_stream(exchange, reply)
@@ -205,7 +226,7 @@ class PassThrough:
         """An error status while that is possible, else an event in the form of the Responses API."""
         record = exchange.record
         record.error = error.code or error.kind
-        record.outcome = "timeout" if error.status == 504 else "upstream_error"
+        record.outcome = failed_outcome(error)
         if exchange.started:
             detail = {"type": "error", **{k: v for k, v in error.payload().items() if k != "type"}}
             await send_end(exchange.send, b"event: error\ndata: " + orjson.dumps(detail) + b"\n\n")
@@ -216,6 +237,44 @@ class PassThrough:
         kept = (item for item in exchange.headers if item[0] != b"content-type")
         headers = [*kept, *error.headers(), processing_ms(record.started)]
         await send_whole(exchange.send, error.status, headers, error.body())
+
+
+async def whole_pieces(pieces: AsyncIterator[bytes], hold: Hold) -> AsyncIterator[bytes]:
+    """The same bytes, cut only between events, so that an error event of ours never follows half of another.
+    Raises `BackendBroken` for an event that is too long."""
+    held: list[bytes] = []
+    count = 0
+    async for piece in pieces:
+        data, whole = piece, 0
+        if not held or b"\n" in piece:
+            data = b"".join([*held, piece])
+            if whole := whole_events(data):
+                yield data[:whole]
+            hold.take(-count)
+            held, count = [], 0
+        if rest := data[whole:]:
+            hold.take(len(rest))
+            held.append(rest)
+            count += len(rest)
+            if count > MAX_EVENT_BYTES:
+                raise BackendBroken(f"an event is longer than {MAX_EVENT_BYTES} bytes")
+    if held and (rest := b"".join(held).strip(b"\r\n")):
+        last = rest + b"\n\n"
+        if (data := event_data(last)) and data != b"[DONE]":
+            decode_event(data)  # a last event may lack its blank line, but not its half
+        yield last
+
+
+def check_answer(body: bytes, needs: str) -> None:
+    """Raises `BackendBroken` for a 200 that is no answer: no JSON object, an error, or not what it needs."""
+    try:
+        fields = decode_fields(body)
+    except ApiError as error:
+        raise BackendBroken("the answer is not a JSON object") from error
+    if fields.get("error", b"null") != b"null" and "object" not in fields:
+        raise BackendBroken("an error came with status 200")
+    if not fields or fields.get(needs, b"[]" if needs else b"") in (b"[]", b"null", b'""'):
+        raise BackendBroken(f"the answer holds no {needs or 'field'}")
 
 
 def _read_usage(found: bytes) -> Usage:

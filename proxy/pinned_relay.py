@@ -12,12 +12,13 @@ from collections.abc import AsyncIterator, Iterator
 
 from proxy.attempt import TierAttempt, decode_event
 from proxy.completion import StreamReader, read_usage
-from proxy.sse import DONE, MAX_EVENT_BYTES, EventSplitter, event_data
+from proxy.sse import DONE, MAX_EVENT_BYTES, EventSplitter, event_data, whole_events
 from routing.errors import BackendBroken, BackendError
 
 _TAIL_BYTES = 4096
 _USAGE = re.compile(rb'"usage" ?: ?(\{(?:[^{}]|\{[^{}]*\})*\})')
 _FINISHED = re.compile(rb'"finish_reason" ?: ?"')
+_DONE = re.compile(rb"(?:\A|\n)(data: ?\[DONE\])")  # at the beginning of a line: text cannot hold one
 _EVENT_END = re.compile(rb"\r?\n\r?\n")
 _ERROR_EVENT = re.compile(rb'(?:\A|\n)data: ?\{"error"')  # quotes inside JSON text would be escaped
 
@@ -27,9 +28,10 @@ class PinnedRelay:
 
     def __init__(self, attempt: TierAttempt) -> None:
         self._attempt = attempt
-        self._held = b""  # not yet a whole event, or not yet a chunk
+        self._parts: list[bytes] = []  # not yet a whole event, or not yet a chunk
+        self._held = 0  # their bytes
         self._tail = b""  # the last bytes given
-        self._begun = False
+        self._begun = self._done = False
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """Whole events as they came. A backend's error event ends the stream, with `standing` `failed`.
@@ -44,55 +46,75 @@ class PinnedRelay:
                     continue
                 if b'{"error"' in events and (found := _ERROR_EVENT.search(events)):
                     attempt.standing = "failed"
-                    end = _EVENT_END.search(events, found.end())
-                    yield events[: end.end()] if end else events  # what may follow would look like an answer
+                    yield _up_to_event(events, found.end())  # what may follow would look like an answer
                     return
-                yield events
-                if events.endswith(DONE):
+                if b"[DONE]" in events and (found := _DONE.search(events)):
+                    if not _FINISHED.search(self._tail):
+                        if found.start(1):
+                            yield events[: found.start(1)]
+                        raise BackendBroken("the stream ended before its finish reason")
+                    self._done = True
+                    yield _up_to_event(events, found.end())
                     await attempt.finish()
                     break
+                yield events
         except BackendError:
             # A break after the only choice's finish reason is an end like any other: the client has the
             # whole answer, and an error after it would make it pay for another.
             if attempt.call.choices != 1 or not _FINISHED.search(self._tail):
                 raise
-            self._held = b""
+            self._parts = []
         for last in self._mended_end():
             yield last
 
     def _mended_end(self) -> Iterator[bytes]:
         """What the stream's end lacked. Raises `BackendBroken` where it was none."""
         attempt = self._attempt
-        if last := self._take_last():
+        last = b"" if self._done else self._take_last()
+        ended = self._done or _DONE.search(last) is not None
+        if last and not ended:
             yield last
         if not self._begun:
             raise BackendBroken("the stream ended before any content")
         for usage in _USAGE.findall(self._tail):
             attempt.reader.usage = read_usage({"usage": decode_event(usage)})
-        ended = b"[DONE]" in self._tail
-        if not ended and not _FINISHED.search(self._tail):
+        if not _FINISHED.search(self._tail):
             raise BackendBroken("the stream ended before its finish reason")
         attempt.done = attempt.ended_well = True
-        if not ended:
+        if not self._done:
             yield DONE
 
     def _take(self, piece: bytes) -> bytes:
-        """The whole events there are now; b'' for none."""
-        held = self._held + piece if self._held else piece
-        whole = len(held) if held.endswith(b"\n\n") else _whole_events(held)
-        if not whole or not (self._begun or self._begins(held[:whole])):
-            if len(held) > MAX_EVENT_BYTES:
-                raise BackendBroken(f"an event is longer than {MAX_EVENT_BYTES} bytes")
-            self._held = held
-            return b""
-        events, self._held = held[:whole], held[whole:]
+        """The whole events there are now; b'' for none. Raises `BackendBroken`, `Overloaded`."""
+        if self._parts:
+            if b"\n" not in piece:  # a long line is joined once, at its end
+                self._keep(piece)
+                return b""
+            piece = b"".join([*self._parts, piece])
+        whole = len(piece) if piece.endswith(b"\n\n") else whole_events(piece)
+        if not whole or not (self._begun or self._begins(piece[:whole])):
+            whole = 0
+        if self._parts or whole < len(piece):
+            self._attempt.hold.take(-self._held)
+            self._parts, self._held = [], 0
+            self._keep(piece[whole:])
+        events = piece[:whole]
         self._attempt.reader.pieces += events.count(b"data:")
         self._tail = (self._tail + events)[-_TAIL_BYTES:]
         return events
 
+    def _keep(self, part: bytes) -> None:
+        if part:
+            self._attempt.hold.take(len(part))
+            self._parts.append(part)
+            self._held += len(part)
+            if self._held > MAX_EVENT_BYTES:
+                raise BackendBroken(f"an event is longer than {MAX_EVENT_BYTES} bytes")
+
     def _take_last(self) -> bytes:
         """A last event that lacks its blank line. Raises `BackendBroken` for half of one."""
-        rest, self._held = self._held.strip(b"\r\n"), b""
+        rest = b"".join(self._parts).strip(b"\r\n")
+        self._parts = []
         if not rest:
             return b""
         rest += b"\n\n"
@@ -117,7 +139,7 @@ class PinnedRelay:
         return True
 
 
-def _whole_events(data: bytes) -> int:
-    """How many bytes of `data` are whole events."""
-    lf, crlf = data.rfind(b"\n\n"), data.rfind(b"\r\n\r\n")
-    return 0 if lf < 0 and crlf < 0 else max(lf + 2, crlf + 4)
+def _up_to_event(events: bytes, at: int) -> bytes:
+    """The events up to the end of the one that `at` is in."""
+    end = _EVENT_END.search(events, at)
+    return events[: end.end()] if end else events

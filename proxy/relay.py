@@ -93,7 +93,7 @@ class StreamRelay:
         splitter = attempt.take_splitter()
         async for piece in attempt.raw_pieces():
             if (
-                not splitter.holding
+                not splitter.held
                 and piece.endswith(b"\n\n")
                 and self._kept is None
                 and not attempt.keep_text
@@ -104,10 +104,12 @@ class StreamRelay:
                 attempt.reader.pieces += piece.count(b"data:")
                 yield piece
                 continue
+            before = splitter.held
             try:
                 events = splitter.feed(piece)
             except EventTooLarge as error:
                 raise BackendBroken(str(error)) from error
+            attempt.hold.take(splitter.held - before)
             out = b"".join(self._event(event) for event in events)
             if out:
                 yield out

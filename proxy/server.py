@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import signal
 import socket
 import ssl
@@ -212,6 +213,14 @@ def _tell_ready() -> None:
         os.close(int(fd))
 
 
+def raise_file_limit() -> None:
+    """As many files as the system allows: every connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):  # the soft limit stays
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def open_sockets(settings: Settings) -> list[socket.socket]:
     """The listening socket, and the admin port's where there is one: passed on, systemd's, or new.
 
@@ -274,6 +283,7 @@ def build_app(settings: Settings) -> UpshiftApp:
 
 def serve(settings: Settings, reread: Reread | None = None) -> int:
     """Run until SIGTERM or Ctrl-C; the exit status. Raises `UpshiftError`."""
+    raise_file_limit()
     sockets = open_sockets(settings)
     host, port = sockets[0].getsockname()[:2]
     if settings.server.workers > 1:

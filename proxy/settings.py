@@ -96,6 +96,11 @@ class ServerSettings(Section):
     )
     admin_host: str = Field("127.0.0.1", description="address of the admin port")
     max_body_bytes: int = Field(32 << 20, ge=1024, description="larger bodies are a 413")
+    max_held_bytes: int = Field(
+        512 << 20, ge=0,
+        description="bodies and held answers at a time, for each worker; beyond it requests are shed; 0: no"
+        " bound",
+    )  # fmt: skip
     max_header_bytes: int = Field(64 << 10, ge=4096, description="larger headers are a 431")
     max_messages: int = Field(10_000, ge=1, description="more messages are a 400")
     request_timeout_s: Seconds = Field(600.0, description="deadline of a whole request; 0: none")
@@ -123,8 +128,13 @@ class ServerSettings(Section):
     )
     queue_timeout_s: Seconds = Field(10.0, description="a request waiting longer is shed; 0: no limit")
     shed_retry_after_s: int = Field(1, ge=0, description="the `Retry-After` of a shed request")
+    max_connections: int = Field(
+        0, ge=0,
+        description="clients' connections at a time, for each worker; more are told 503; 0: three quarters of"
+        " the files a process may open",
+    )  # fmt: skip
     client_read_timeout_s: Seconds = Field(
-        60.0, description="longest silence of a client inside its request; 0: no limit"
+        60.0, description="longest silence of a client inside its request, or before its first; 0: no limit"
     )
     client_body_timeout_s: Seconds = Field(
         300.0, description="a request that has not come whole by then is cut off; 0: no limit"

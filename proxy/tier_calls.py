@@ -46,6 +46,7 @@ class TierCalls:
             attempt = await begin_attempt(
                 self._backends[tier], tier, self._ladder[tier], exchange.call, judged=judged, pinned=pinned,
                 headers=headers, timeout_s=left_s, timeout_stage=stage,
+                hold=exchange.hold,
             )  # fmt: skip
         except BackendError as error:
             self._recorder.end(use, failure_outcome(error))

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any
 
 from proxy.cycle import ON_DISCONNECT
+from proxy.held_bytes import HOLD, Hold
 from proxy.wire_error import ApiError
 
 Scope = MutableMapping[str, Any]
@@ -33,7 +34,7 @@ def header(scope: Scope, name: bytes) -> bytes | None:
 
 
 async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
-    """The request's body, gzip undone. Raises `ApiError` 413, 415, 400, and `ClientGone`."""
+    """The request's body, gzip undone. Raises `ApiError` 413, 415, 400, 503, and `ClientGone`."""
     kind = header(scope, b"content-type")
     if kind is not None and not kind.startswith(b"application/json") and not _JSON_TYPE.match(kind):
         raise ApiError(
@@ -42,6 +43,7 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
     length = header(scope, b"content-length")
     if length is not None and length.isdigit() and int(length) > max_bytes:
         raise _too_large(max_bytes)
+    hold: Hold = scope.get(HOLD) or Hold()
     pieces: list[bytes] = []
     total = 0
     while True:
@@ -52,6 +54,7 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
         total += len(piece)
         if total > max_bytes:
             raise _too_large(max_bytes)
+        hold.take(len(piece))
         pieces.append(piece)
         if not message.get("more_body", False):
             break
@@ -63,7 +66,9 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
         raise ApiError(
             415, f"Content-Encoding '{encoding[:40].decode('latin-1')}' is not supported; use gzip or none."
         )
-    return _gunzip(body, max_bytes)
+    unpacked = _gunzip(body, max_bytes)
+    hold.take(len(unpacked))
+    return unpacked
 
 
 def _gunzip(body: bytes, max_bytes: int) -> bytes:

@@ -75,6 +75,16 @@ class ApiError(UpshiftError):
         return out
 
 
+class Overloaded(ApiError):
+    """The request is shed: there is no room for it now."""
+
+    def __init__(self, why: str, retry_after_s: int) -> None:
+        super().__init__(
+            503, f"The server is overloaded: {why}.", code="overloaded", retry=True,
+            retry_after=str(retry_after_s),
+        )  # fmt: skip
+
+
 def model_not_found(model: str, known: list[str]) -> ApiError:
     names = ", ".join(known[:20])
     return ApiError(

@@ -8,6 +8,7 @@ requests seen, connections open now.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import struct
@@ -56,7 +57,8 @@ class Exchange:
         """RST instead of FIN."""
         self.keep_alive = False
         linger = struct.pack("ii", 1, 0)
-        self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        with contextlib.suppress(OSError):  # the client was faster
+            self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         self.writer.transport.abort()
 
     def completion(self, text: str | None = None) -> dict:

@@ -107,6 +107,15 @@ class CircuitBreaker:
             self._recent.pop()
         self.fail()
 
+    def carry_on(self, before: CircuitBreaker) -> None:
+        """Begin where another one is. A probe that it has under way tells that one: here another is due."""
+        self._in_a_row, self._row_before = before._in_a_row, before._row_before
+        self._recent.extend(before._recent)
+        self._open_s = min(before._open_s, self._limits.max_open_s)
+        self._until, self._probation = before._until, before._probation
+        if self._limits.failures > 0 and before.state != "closed":
+            self.state = "open"
+
     def trip(self) -> None:
         """Open it from outside: the replica is worse than the others."""
         if self.state == "closed":

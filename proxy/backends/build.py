@@ -34,6 +34,22 @@ def build_health_checks(settings: Settings, backends: Sequence[TierBackend]) -> 
     ]
 
 
+def carry_health(
+    old: Settings, old_backends: Sequence[TierBackend], new: Settings, new_backends: Sequence[TierBackend]
+) -> None:
+    """After a reload: a replica that was there before, of the same tier and model, is as ill as it was."""
+    known = {
+        (tier.name, tier.model, url): replica
+        for tier, backend in zip(old.tiers, old_backends, strict=True)
+        for url, replica in zip(tier.urls, backend.replicas.replicas, strict=True)
+    }
+    for tier, backend in zip(new.tiers, new_backends, strict=True):
+        for url, replica in zip(tier.urls, backend.replicas.replicas, strict=True):
+            before = known.get((tier.name, tier.model, url))
+            if before is not None:
+                replica.carry_on(before, checked=new.backends.health_check_interval_s > 0)
+
+
 def show_backends(settings: Settings, backends: Sequence[TierBackend], metrics: Metrics) -> None:
     """Report health and repeats of every tier to `metrics` from now on."""
     for tier, backend in zip(settings.tiers, backends, strict=True):

@@ -132,6 +132,7 @@ class HttpConnection(asyncio.Protocol):
             self._reusable = False
             if not self.complete:
                 self._fail(BackendBroken("the reply is not valid HTTP"))
+            self._wake()  # a whole reply may stand before what could not be read
             return
         if not self.begun:
             self._held += len(data)

@@ -46,8 +46,8 @@ class HttpReply:
     """
 
     __slots__ = (
-        "_between_s", "_connection", "_end_at", "_max_bytes", "_on_disowned", "_pool", "_secret", "_stage",
-        "_total",
+        "_between_s", "_connection", "_end_at", "_kept", "_max_bytes", "_on_disowned", "_pool", "_secret",
+        "_stage", "_total",
         "headers", "on_end", "status",
     )  # fmt: skip
 
@@ -69,6 +69,7 @@ class HttpReply:
         self._stage = stage
         self._max_bytes = max_bytes
         self._secret = secret
+        self._kept = b""  # may be the beginning of the secret
         self._total = 0
         self.on_end: Callable[[End], None] | None = None
         self._on_disowned: Callable[[End], None] | None = None
@@ -78,12 +79,12 @@ class HttpReply:
     async def read(self) -> bytes:
         """The whole body. Raises `BackendBroken`, `BackendTimeout`."""
         first = await self.piece()
-        if self._connection is None or not first:
+        if self._connection is None and not self._kept:
             return first
         pieces = [first]
         while piece := await self.piece():
             pieces.append(piece)
-        return self._without_secret(b"".join(pieces))
+        return b"".join(pieces)
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it arrives. Raises `BackendBroken`, `BackendTimeout`."""
@@ -94,7 +95,7 @@ class HttpReply:
         """What has come since the last one, at least a byte; b'' at the end. Raises as `chunks`."""
         connection = self._connection
         if connection is None:
-            return b""
+            return self._rest()
         clock = asyncio.get_running_loop().time
         while True:
             if self._end_at != _NEVER and clock() >= self._end_at:
@@ -103,10 +104,12 @@ class HttpReply:
                 self._count(piece)
                 if connection.complete:
                     self._finish(connection)
-                return self._without_secret(piece)
+                if piece := self._without_secret(piece):
+                    return piece
+                continue
             if connection.complete:
                 self._finish(connection)
-                return b""
+                return self._rest()
             if connection.failure is not None:
                 raise self._fail(connection.failure)
             now = clock()
@@ -133,9 +136,28 @@ class HttpReply:
         if self._max_bytes and self._total > self._max_bytes:
             raise self._fail(BackendBroken(f"the answer is larger than {self._max_bytes} bytes"))
 
-    def _without_secret(self, data: bytes) -> bytes:
-        """A backend may quote its key in an error."""
-        return data.replace(self._secret, _REDACTED) if self._secret and self._secret in data else data
+    def _without_secret(self, piece: bytes) -> bytes:
+        """A backend may quote its key in an error. A piece that ends like the beginning of the key waits for
+        the next one."""
+        if not self._secret:
+            return piece
+        secret, data = self._secret, self._kept + piece
+        if secret in data:
+            data = data.replace(secret, _REDACTED)
+        self._kept = b""
+        if self._connection is None:
+            return data
+        start = data.find(secret[:1], max(0, len(data) - len(secret) + 1))
+        while start >= 0 and not secret.startswith(data[start:]):
+            start = data.find(secret[:1], start + 1)
+        if start < 0:
+            return data
+        self._kept = data[start:]
+        return data[:start]
+
+    def _rest(self) -> bytes:
+        kept, self._kept = self._kept, b""
+        return kept
 
     def disown(self) -> None:
         """What came is no answer, whatever HTTP says of it: the backend has failed."""

@@ -77,6 +77,13 @@ class Replica:
         reply.on_end = lambda end: self._leave(end, failed, reply.status, began)
         return reply
 
+    def carry_on(self, before: Replica, checked: bool) -> None:
+        """Begin with what is known of the same replica in the application before this one. `checked`: active
+        checks go on, so what the last one found will be corrected."""
+        self.breaker.carry_on(before.breaker)
+        self.recent.extend(before.recent)
+        self.healthy = before.healthy or not checked
+
     @property
     def failure_share(self) -> float | None:
         """Of its last calls; None where they are too few to say."""

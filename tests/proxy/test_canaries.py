@@ -18,6 +18,7 @@ from proxy.settings import Settings
 from tests import chaos_faults as faults
 from tests.chaos_upstream import ChaosUpstream, Exchange, Fault, healthy
 from tests.proxy.live_proxy import FixedScorers, LiveProxy, Seen, live_proxy, make_settings
+from tests.proxy.otlp_collector import Collector
 
 PROMPT = "canary-prompt-7f3a"
 CLIENT_KEY = "sk-canary-client-91bc"
@@ -62,7 +63,7 @@ FAULTS: list[Fault] = [
 ]  # fmt: skip
 
 
-def settings_of(urls: list[str], folder: Path) -> Settings:
+def settings_of(urls: list[str], folder: Path, traces_url: str) -> Settings:
     tiers = [
         {"name": name, "url": url, "model": f"{name}-model", "api_key_env": "UPSHIFT_TEST_BACKEND_KEY"}
         for name, url in zip(("weak", "strong"), urls, strict=True)
@@ -70,7 +71,7 @@ def settings_of(urls: list[str], folder: Path) -> Settings:
     key = {"id": "canary", "sha256": hash_key(CLIENT_KEY), "requests_per_minute": 10_000}
     return make_settings(
         tiers, log={"url": f"sqlite:///{folder}/log.db", "flush_interval_s": 0.05}, auth={"keys": [key]},
-        server={"request_timeout_s": 1.0, "max_body_bytes": 4096},
+        server={"request_timeout_s": 1.0, "max_body_bytes": 4096}, telemetry={"traces_url": traces_url},
         backends={"breaker_failures": 0, "outlier_share": 0},
     )  # fmt: skip
 
@@ -111,16 +112,11 @@ def bodies() -> list[tuple[str, bytes]]:
     return out
 
 
-@pytest.mark.parametrize("score", [0.9, 0.1], ids=["accepted", "rejected"])
-async def test_no_canary_comes_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
-    capfd: pytest.CaptureFixture[str], score: float,
-) -> None:  # fmt: skip
-    monkeypatch.setenv("UPSHIFT_TEST_BACKEND_KEY", BACKEND_KEY)
-    caplog.set_level(logging.DEBUG)
+async def ask_everything(folder: Path, traces_url: str, score: float) -> tuple[list[Seen], str]:
+    """All answers that clients got, and the metrics."""
     answers: list[Seen] = []
     async with ChaosUpstream("weak-model", "fine") as weak, ChaosUpstream("strong-model", "fine") as strong:
-        settings = settings_of([weak.url, strong.url], tmp_path)
+        settings = settings_of([weak.url, strong.url], folder, traces_url)
         async with live_proxy(settings, FixedScorers(score)) as proxy:
             for fault in FAULTS:
                 weak.fault = strong.fault = fault
@@ -137,6 +133,21 @@ async def test_no_canary_comes_out(
             async with proxy.session.get(f"{proxy.url}/metrics?{URL_WORD}") as response:
                 metrics = await response.text()
             await proxy.settled()
+    return answers, metrics
+
+
+@pytest.mark.parametrize("score", [0.9, 0.1], ids=["accepted", "rejected"])
+async def test_no_canary_comes_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str], score: float,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("UPSHIFT_TEST_BACKEND_KEY", BACKEND_KEY)
+    caplog.set_level(logging.DEBUG)
+    with Collector() as collector:
+        answers, metrics = await ask_everything(tmp_path, collector.url, score)
+    assert len(collector.spans) > 50
+    exported = b"".join(collector.bodies).decode("latin-1")
+    assert not _CANARY.search(exported), _CANARY.findall(exported)
     statuses = {seen.status for seen in answers}
     assert {200, 400, 401, 413, 415, 500, 502, 503, 504} <= statuses, statuses
     for seen in answers:

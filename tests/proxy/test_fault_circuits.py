@@ -166,6 +166,51 @@ async def test_a_deep_strong_queue_shifts_to_weak_within_the_certificate() -> No
         await proxy.settled()
 
 
+async def test_a_reload_forgets_no_open_circuit() -> None:
+    """A backend that both configurations have is left alone as before; a new one, or another model, not."""
+    limits = {"breaker_failures": 2, "breaker_open_s": 0.6, "breaker_max_open_s": 0.6}
+    async with pair(backends=limits) as (weak, _, proxy):
+        before = proxy.live.running.settings
+        weak.fault = faults.status(500)
+        for _ in range(3):
+            await proxy.ask("weak")
+        assert proxy.count("upshift_circuit_open", tier="weak") == 1
+        asked = weak.requests
+        assert await proxy.live.reload(lambda: before)
+        assert proxy.count("upshift_circuit_open", tier="weak") == 1
+        assert proxy.count("upshift_backend_up", tier="weak") == 0
+        seen = await proxy.ask("weak")
+        assert (seen.status, seen.data["error"]["code"]) == (503, "backend_unavailable")
+        assert weak.requests == asked, "it is left alone"
+        tier = before.tiers[0].model_copy(update={"model": "another"})
+        other = before.model_copy(update={"tiers": [tier, before.tiers[1]]})
+        assert await proxy.live.reload(lambda: other)
+        assert proxy.count("upshift_circuit_open", tier="weak") == 0
+        assert await proxy.live.reload(lambda: before)
+        weak.fault = healthy
+        assert (await proxy.ask("weak")).status == 200
+
+
+async def test_an_open_circuit_closes_after_a_reload() -> None:
+    limits = {"breaker_failures": 2, "breaker_open_s": 0.3, "breaker_max_open_s": 0.3}
+    async with pair(backends=limits) as (weak, _, proxy):
+        before = proxy.live.running.settings
+        weak.fault = faults.status(500)
+        for _ in range(2):
+            await proxy.ask("weak")
+        await asyncio.sleep(0.4)
+        weak.fault = faults.hang
+        probe = asyncio.ensure_future(proxy.ask("weak"))
+        while not weak.busy:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        weak.fault = healthy
+        assert await proxy.live.reload(lambda: before)
+        assert (await proxy.ask("weak")).status == 200, "the old probe is still out: another one may go"
+        assert proxy.count("upshift_circuit_open", tier="weak") == 0
+        probe.cancel()
+        await asyncio.gather(probe, return_exceptions=True)
+
+
 def test_calls_from_before_it_opened_say_nothing_about_now() -> None:
     now = [0.0]
     breaker = CircuitBreaker(BreakerLimits(failures=1, open_s=1.0), lambda: None, lambda: now[0])

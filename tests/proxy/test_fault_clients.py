@@ -218,6 +218,45 @@ async def test_a_slow_weak_tier_leaves_time_for_the_strong_one():
             assert seen.seconds < 2.0
 
 
+async def test_a_client_may_ask_for_less_time():
+    """`x-upshift-timeout-s`: never more than the server's own limit, and seconds or a 400."""
+    async with pair(server={"request_timeout_s": 3.0, "first_byte_timeout_s": 0.0}) as (weak, strong, proxy):
+        weak.fault = strong.fault = faults.hang
+        for path, model, given, least, most in (
+            ("/v1/chat/completions", "weak", "0.4", 0.4, 1.4),
+            ("/v1/chat/completions", "upshift", "0.4", 0.2, 1.4),
+            ("/v1/embeddings", "weak", "0.4", 0.4, 1.4),
+            ("/v1/chat/completions", "weak", "1e9", 3.0, 4.0),
+        ):
+            body = {"model": model, "messages": [{"role": "user", "content": "x"}], "input": "x"}
+            started = time.monotonic()
+            headers = {"x-upshift-timeout-s": given}
+            async with (
+                Stopwatch() as watch,
+                proxy.session.post(proxy.url + path, json=body, headers=headers) as response,
+            ):
+                assert response.status == 504
+            assert least - 0.05 < time.monotonic() - started < most + watch.total_s
+        for bad in ("0", "-1", "nan", "inf", "soon"):
+            for path in ("/v1/chat/completions", "/v1/embeddings", "/v1/responses"):
+                async with proxy.session.post(
+                    proxy.url + path, json=body, headers={"x-upshift-timeout-s": bad}
+                ) as response:
+                    assert response.status == 400, (path, bad)
+                    assert (await response.json())["error"]["param"] == "x-upshift-timeout-s"
+
+
+async def test_waiting_for_its_turn_is_part_of_the_deadline():
+    limits = {"max_in_flight_requests": 1, "queue_timeout_s": 5.0, "request_timeout_s": 1.0,
+              "first_byte_timeout_s": 0.0}  # fmt: skip
+    async with pair(server=limits) as (weak, _, proxy):
+        weak.fault = faults.hang
+        async with Stopwatch() as watch:
+            results = await asyncio.gather(proxy.ask("weak"), proxy.ask("weak"))
+        assert [seen.status for seen in results] == [504, 504]
+        assert all(seen.seconds < 2.0 + watch.total_s for seen in results)
+
+
 async def test_a_failed_scorer_goes_to_strong_and_is_counted():
     async with pair() as (weak, _, proxy):
         scorers = proxy.live.app.gateway.scorers

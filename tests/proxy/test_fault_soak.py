@@ -110,6 +110,7 @@ async def soak(clients: int, seconds: float, folder: str) -> Books:
         limits = {"first_byte_timeout_s": 3.0, "between_bytes_timeout_s": 3.0, "request_timeout_s": TOTAL_S}
         settings = make_settings(
             tiers, server=limits, backends={"breaker_open_s": 0.1, "breaker_max_open_s": 0.5},
+            telemetry={"log_requests": "none"},  # pytest keeps every line in memory
             log=LogSettings(url=f"sqlite:///{folder}/log.db", max_rows=10_000).model_dump(),
         )  # fmt: skip
         scorers = FixedScorers(0.5)

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.chaos_upstream import ChaosUpstream
+from tests.chaos_upstream import DONE, ChaosUpstream, Exchange, healthy
 from tests.proxy.live_proxy import FixedScorers, LiveProxy, live_proxy, make_settings
 
 BODY = b'{"model": "weak", "messages": [{"role": "user", "content": "hello"}]}'
@@ -29,8 +29,9 @@ async def server(**limits: float) -> AsyncIterator[tuple[ChaosUpstream, LiveProx
             yield upstream, proxy
 
 
-async def talk(proxy: LiveProxy, data: bytes, within_s: float = 5.0) -> bytes:
-    """Everything the server answers until it closes, or until it has been silent for half a second."""
+async def talk(proxy: LiveProxy, data: bytes, within_s: float = 5.0, then: bytes = b"") -> bytes:
+    """Everything the server answers until it closes, or until it has been silent for half a second. `then` is
+    sent when the answer has begun."""
     host, port = proxy.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     out = b""
@@ -43,6 +44,9 @@ async def talk(proxy: LiveProxy, data: bytes, within_s: float = 5.0) -> bytes:
             if not piece:
                 break
             out += piece
+            if then:
+                writer.write(then)
+                then = b""
     except (TimeoutError, ConnectionError):
         pass
     writer.transport.abort()
@@ -76,6 +80,13 @@ AMBIGUOUS = {
     "bare CR in a header": LINE + b"x-a: a\rcontent-length: 0\r\n" + LENGTH + b"\r\n" + BODY,
     "no colon": LINE + b"garbage\r\n" + LENGTH + b"\r\n" + BODY,
     "version 1.2.3": LINE.replace(b"HTTP/1.1", b"HTTP/1.2.3") + LENGTH + b"\r\n" + BODY,
+    "no host": LINE.replace(b"host: x\r\n", b"") + LENGTH + b"\r\n" + BODY,
+    "two hosts": LINE + b"host: y\r\n" + LENGTH + b"\r\n" + BODY,
+    "a second coding": LINE + b"transfer-encoding: gzip, chunked\r\n\r\n" + CHUNKS,
+    "chunked twice": LINE + CHUNKED + CHUNKED + b"\r\n" + CHUNKS,
+    "chunks of HTTP/1.0": LINE.replace(b"HTTP/1.1", b"HTTP/1.0") + CHUNKED + b"\r\n" + CHUNKS,
+    "another protocol": LINE + b"connection: upgrade\r\nupgrade: h2c\r\n" + LENGTH + b"\r\n" + BODY,
+    "bare LF": (LINE + LENGTH + b"\r\n").replace(b"\r\n", b"\n") + BODY,
     "space in the target": LINE.replace(b"completions ", b"completions evil ") + LENGTH + b"\r\n" + BODY,
 }  # fmt: skip
 
@@ -96,6 +107,96 @@ async def test_what_could_be_read_in_two_ways_is_refused():
             answer = await talk(proxy, fine + SMUGGLED)
             assert answer.count(b"HTTP/1.1 200 ") == 2, "the probes differ from good requests by their fault"
         assert upstream.requests == 2
+        await proxy.settled()
+
+
+GOOD = LINE + LENGTH + b"\r\n" + BODY
+UNREADABLE = {
+    "garbage": b"\x00\x01 nonsense\r\n\r\n",
+    "a bad chunk": LINE + CHUNKED + b"\r\nzz\r\n",
+    "a bad chunk of the last of two": GOOD + LINE + CHUNKED + b"\r\nzz\r\n",
+    "endless headers": LINE + b"x-big: " + b"v" * 100_000,
+    "a second host": LINE + b"host: y\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+async def test_an_owed_answer_comes_before_the_end(name: str):
+    """A 400 in the place of an answer would be taken for it, one in its middle would spoil it."""
+
+    async def slow(exchange: Exchange) -> None:
+        await asyncio.sleep(0.05)
+        if not exchange.stream:
+            await healthy(exchange)
+            return
+        await exchange.head()
+        for event in [*exchange.events(), DONE]:
+            await exchange.chunk(event)
+            await asyncio.sleep(0.02)
+        await exchange.end()
+
+    bad, stream = UNREADABLE[name], BODY[:-1] + b', "stream": true}'
+    async with server() as (upstream, proxy):
+        upstream.fault = slow
+        answers = 2 if bad.startswith(GOOD) else 1
+        found = await talk(proxy, GOOD + bad + GOOD)
+        assert (found.count(b"HTTP/1.1 "), found.count(b"HTTP/1.1 200 ")) == (answers, answers), found
+        begun = LINE + b"content-length: %d\r\n\r\n" % len(stream) + stream
+        found = await talk(proxy, begun, 5.0, bad)
+        assert (found.count(b"HTTP/1.1 "), found.count(b"HTTP/1.1 200 ")) == (answers, answers), found
+        assert b"data: [DONE]\n\n\r\n0\r\n\r\n" in found
+        await proxy.settled()
+        assert upstream.busy == 0
+
+
+async def test_an_old_client_gets_no_chunks():
+    """HTTP/1.0 knows none: a stream ends with its connection."""
+    async with server() as (_, proxy):
+        body = BODY[:-1] + b', "stream": true}'
+        line = LINE.replace(b"HTTP/1.1", b"HTTP/1.0")
+        answer = await talk(proxy, line + b"content-length: %d\r\n\r\n" % len(body) + body)
+        head, _, rest = answer.partition(b"\r\n\r\n")
+        assert b"transfer-encoding" not in head
+        assert rest.startswith(b"data: {")
+        assert rest.endswith(DONE)
+
+
+async def test_a_connection_without_a_request_is_closed():
+    """Also one that sends line ends for ever."""
+    async with server(client_read_timeout_s=0.4) as (_, proxy):
+        host, port = proxy.url.removeprefix("http://").split(":")
+        for drip in (b"", b"\r\n"):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            started, ended = time.monotonic(), asyncio.ensure_future(reader.read())
+            while not ended.done() and time.monotonic() - started < 8:
+                with contextlib.suppress(ConnectionError):
+                    writer.write(drip)
+                await asyncio.sleep(0.05)
+            assert time.monotonic() - started < 6
+            with contextlib.suppress(ConnectionError):
+                assert await ended == b""
+            writer.close()
+
+
+async def test_connections_are_bounded():
+    """What comes beyond is told so; those that are there are served, and a place becomes free again."""
+    async with server(max_connections=3, shed_retry_after_s=7) as (_, proxy):
+        host, port = proxy.url.removeprefix("http://").split(":")
+        held = [await asyncio.open_connection(host, int(port)) for _ in range(3)]
+        reader, writer = await asyncio.open_connection(host, int(port))
+        refused = await asyncio.wait_for(reader.read(), 5)
+        assert refused.startswith(b"HTTP/1.1 503 ")
+        assert b"retry-after: 7\r\n" in refused
+        writer.close()
+        for reader, writer in held:
+            writer.write(GOOD)
+            assert (await asyncio.wait_for(reader.read(15), 5)) == b"HTTP/1.1 200 OK"
+            writer.transport.abort()
+        for _ in range(100):
+            if not proxy.server.server_state.connections:
+                break
+            await asyncio.sleep(0.01)
+        assert (await talk(proxy, GOOD)).startswith(b"HTTP/1.1 200 ")
         await proxy.settled()
 
 
@@ -171,11 +272,12 @@ async def test_hop_by_hop_headers_and_credentials_stay_here():
                 b"authorization: Bearer client-key\r\nproxy-authorization: Basic a\r\ncookie: session=1\r\n"
                 b"connection: x-hop\r\nx-hop: 1\r\nte: trailers\r\nkeep-alive: timeout=9\r\nupgrade: h2c\r\n"
                 b"x-forwarded-for: 10.0.0.9\r\nx-api-key: other\r\nx-base-url: http://evil.example\r\n"
-                b"x-upstream: http://evil.example\r\nhost: evil.example\r\n"
+                b"x-upstream: http://evil.example\r\n"
             )
+            line = LINE.replace(b"host: x", b"host: evil.example")
             for model in (b'"weak"', b'"upshift"'):
                 body = BODY.replace(b'"weak"', model)[:-1] + b', "base_url": "http://evil.example/v1"}'
-                answer = await talk(proxy, LINE + sent + b"content-length: %d\r\n\r\n" % len(body) + body)
+                answer = await talk(proxy, line + sent + b"content-length: %d\r\n\r\n" % len(body) + body)
                 assert answer.startswith(b"HTTP/1.1 200 "), answer[:200]
                 head = answer.partition(b"\r\n\r\n")[0].lower()
                 for name in (
