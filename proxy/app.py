@@ -119,7 +119,7 @@ def create_app(
     held: HeldBytes | None = None,
 ) -> UpshiftApp:
     """The only wiring. `backends[i]` answers for `settings.tiers[i]`; without `scorers` all routed
-    prompts go to the last tier; `metrics`, `meter`, `memory`, `board` and `held` of an application before this
+    prompts go to the last tier; `metrics`, `meter`, `memory`, `board`, `held` of an application before this
     one go on. `canary` is a bundle on trial; `canary_refused` says why there is none. Raises `SettingsError`.
     """
     ladder = settings.ladder()

@@ -176,7 +176,9 @@ class Scripted:
         if self.pieces is not None:
             return Reply(self.pieces, 200, self.kind)
         if request.path == "/embeddings":
-            return Reply([b'{"data": [], "usage": {"prompt_tokens": 1}}'], 200, "application/json")
+            return Reply(
+                [b'{"data": [{"embedding": [0.5]}], "usage": {"prompt_tokens": 1}}'], 200, "application/json"
+            )
         if request.path == "/responses":
             return Reply([b'{"error": {"message": "unknown url"}}'], 404, "application/json")
         body = json.loads(request.body)
