@@ -24,7 +24,7 @@ from tests.docs.markdown import Block, blocks, prose
 DEMO_ORIGIN = "http://127.0.0.1:8000"
 RUN = ("python", "sh")
 INDENTED_COMMAND = re.compile(r" {4,}(upshift|make|python|pip|curl|docker|kubectl|vllm|[A-Z_]+=\S+) ")
-TIMEOUT_S = 240.0  # the training guide fits a bundle
+TIMEOUT_S = 400.0  # the training guide fits a bundle
 WITH_CODE = [d for d in DOCUMENTS if any(b.language in RUN and b.not_run is None for b in blocks(d))]
 
 
@@ -36,7 +36,13 @@ def _run(block: Block, folder: Path, origin: str) -> None:
         else ["bash", "-euo", "pipefail", "-c", text]
     )
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    environment = {
+        **os.environ,
+        "PATH": path,
+        "PYTHONPATH": str(ROOT),
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
     )
@@ -45,7 +51,7 @@ def _run(block: Block, folder: Path, origin: str) -> None:
     )
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(450)
 @pytest.mark.parametrize("document", WITH_CODE, ids=lambda d: str(d.relative_to(ROOT)))
 def test_snippets_run(document: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     runnable = [b for b in blocks(document) if b.language in RUN and b.not_run is None]
