@@ -201,9 +201,9 @@ def _site_packages_mb(core: Path) -> float:
 
 
 def _belongs(path: Path) -> bool:
-    """Code and data; not caches, nor the lab books and build scripts that lie beside the code."""
+    """Code and data; not caches, nor the lab books, notebooks and build scripts that lie beside the code."""
     hidden = path.name.startswith(".") or "__pycache__" in path.parts
-    return path.is_file() and not hidden and path.suffix not in {".md", ".sh"}
+    return path.is_file() and not hidden and path.suffix not in {".ipynb", ".md", ".sh"}
 
 
 def _outside() -> dict[str, str]:

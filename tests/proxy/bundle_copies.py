@@ -27,7 +27,7 @@ def light_copy(folder: Path, note: str = "", scores: dict[str, Any] | None = Non
     found = {
         name: rows
         for name, rows in load_file(folder / _SCORES).items()
-        if name in ("gain_raw", "prompt_chars")
+        if name in ("gain_raw", "prompt_chars", "q_weak", "q_strong")
     }
     files = {"policy.json": json.dumps(policy).encode(), _SCORES: save({**found, **(scores or {})})}
     gone = ("evaluator.safetensors", "difficulty.safetensors")

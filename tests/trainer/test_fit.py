@@ -133,7 +133,9 @@ def test_refusals(table: Path, tmp_path: Path) -> None:
     with pytest.raises(ExamplesError, match=f"model 'gpt-9' has no row.*there are: {STRONG}, {WEAK}"):
         fit_bundle([table], "gpt-9", STRONG, tmp_path / "b", FROZEN)
     perfect = write_jsonl(tmp_path / "p.jsonl", [{**row, "quality": 1.0} for row in example_rows(60)])
-    with pytest.raises(ExamplesError, match=f"all 60 answers of {WEAK} are adequate.*one class only"):
+    with pytest.raises(
+        ExamplesError, match=f"all 60 answers of {WEAK} in p.jsonl are adequate.*one class only"
+    ):
         fit_bundle([perfect], WEAK, STRONG, tmp_path / "b", FROZEN)
     few = write_jsonl(tmp_path / "few.jsonl", example_rows(20))
     with pytest.raises(ExamplesError, match=r"split has \d prompts.*at least 10 are needed \(20 in all\)"):

@@ -80,7 +80,7 @@ def test_classes_models_and_files(tmp_path: Path, capsys: pytest.CaptureFixture[
         assert told in capsys.readouterr().err
 
     rows = example_rows(60)
-    says([{**row, "quality": 0.0} for row in rows], f"all 60 answers of {WEAK} are inadequate")
+    says([{**row, "quality": 0.0} for row in rows], f"all 60 answers of {WEAK} in t.jsonl are inadequate")
     says([row for row in rows if row["model"] == WEAK], f"model '{STRONG}' has no row in t.jsonl")
     assert cli_fit.main(fit(tmp_path / "none.jsonl")) == 1
     assert "none.jsonl does not exist" in capsys.readouterr().err

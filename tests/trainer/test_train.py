@@ -132,7 +132,7 @@ def test_killed_and_run_again(folder: Path) -> None:
     )
     config = write_config(folder, work="b", publish={"to": "pb"})
     killed = run_killed(
-        "trainer.cli_train", "--config", config, kills=2, within_s=whole.seconds, seed=2, env=FIXED_TIME
+        "trainer.cli_train", "--config", config, kills=2, within_s=whole.seconds / 2, seed=2, env=FIXED_TIME
     )
     assert killed.kills > 0
     same_run(folder)
