@@ -57,7 +57,7 @@ def _upshift(upstream: int, port: int, folder: Path) -> Peer:
         {"name": name, "url": base, "model": model} for name, model in (("weak", "w"), ("strong", MODEL))
     ]
     log = {"url": f"sqlite:///{folder / 'decisions.db'}"}
-    config.write_text(json.dumps({"tiers": tiers, "log": log}))  # JSON is YAML
+    config.write_text(json.dumps({"tiers": tiers, "log": log, "bundle": "none"}))  # JSON is YAML
     command = [sys.executable, "-m", "proxy.cli", "serve", "--config", str(config), "--port", str(port)]
     return Peer("upshift", command, _chat(port), "strong", environment={"UPSHIFT_API_KEYS": KEY})
 

@@ -68,12 +68,17 @@ class BundleOnDuty:
         reference: Reference | None = None,
         rows: CalibrationRows | None = None,
         certificate: Certificate | None = None,
+        fitted_for: Sequence[str] = (),
+        notice: str = "",
     ) -> None:
-        """`valid_until`: seconds since the epoch, 0 without a certificate."""
+        """`valid_until`: seconds since the epoch, 0 without a certificate. `fitted_for` are the models of its
+        tiers, `notice` what it says of itself to whoever starts a server with it."""
         self.familiar = familiar
         self.reference = reference or {}
         self.rows = rows
         self.certificate = certificate
+        self.fitted_for = tuple(fitted_for)
+        self.notice = notice
         self.policy = policy
         self.plan = plan
         self.valid_until = valid_until
@@ -101,7 +106,7 @@ class BundleOnDuty:
             except ScoringError as error:
                 raise ScorerError(str(error)) from error
             self._kept.keep(key, pair)
-        signals.route_score, signals.difficulty, signals.unfamiliar = pair
+        signals.route_score, signals.difficulty, signals.unfamiliar, signals.unjudged = pair
 
     async def score_answers(self, prompt: str, answers: Sequence[Answer]) -> list[float]:
         try:
@@ -129,6 +134,8 @@ def load_bundle(
     bundle = open_bundle(path, TEXT_TEMPLATE)
     policy_data = dict(bundle.read_json("policy.json"))
     calibration = bundle.read_json("calibration.json")
+    if routing.out_of_distribution == "score":  # told to trust the evaluator everywhere
+        policy_data["unjudged"] = None
     if routing.explore_share is not None:
         policy_data["explore_share"] = routing.explore_share
     policy_data["version"] = bundle.version
@@ -160,8 +167,18 @@ def load_bundle(
         raise BundleError(f"{path}: {error}") from error
     if rows is not None and not policy_data.get("costs_known", True):
         rows = dataclasses.replace(rows, cost_weak=None, cost_strong=None)  # a stand-in, not money
-    until, familiar = _valid_until(certificate), _familiar(bundle)
-    return BundleOnDuty(source, policy, plan, until, familiar, reference, rows, certificate)
+    return BundleOnDuty(
+        source,
+        policy,
+        plan,
+        _valid_until(certificate),
+        _familiar(bundle),
+        reference,
+        rows,
+        certificate,
+        bundle.tiers,
+        str(bundle.manifest.get("notice", "")),
+    )
 
 
 def _familiar(bundle: Bundle) -> Familiar | None:

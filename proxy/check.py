@@ -8,7 +8,8 @@ import orjson
 
 from proxy.backends.http import HttpBackend, HttpTimeouts
 from proxy.backends.tls import backend_tls
-from proxy.settings import BackendSettings, Settings, read_secret
+from proxy.live import load_scorers
+from proxy.settings import NO_BUNDLE, BackendSettings, Settings, read_secret
 from proxy.tier_settings import TierSettings
 from routing.errors import BackendError, UpshiftError
 from routing.protocols import BackendRequest
@@ -19,11 +20,11 @@ _TIMEOUT_S = 5.0
 async def find_problems(settings: Settings) -> list[str]:
     """One line a problem, each naming the field; empty when all is well."""
     problems: list[str] = []
-    if settings.bundle is not None:
-        from proxy.bundle_scorers import load_bundle
-
+    if settings.bundle != NO_BUNDLE:
         try:
-            await load_bundle(settings.bundle, settings.routing).close()
+            scorers = load_scorers(settings)
+            if scorers is not None:
+                await scorers.close()
         except UpshiftError as error:
             problems.append(f"bundle: {error}")
     if settings.loop.canary.bundle is not None:

@@ -76,7 +76,7 @@ def _add_configuration(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, help="YAML file with the settings")
     parser.add_argument("--weak", metavar="URL#MODEL", help="the cheap tier, URL with /v1")
     parser.add_argument("--strong", metavar="URL#MODEL", help="the strong tier, URL with /v1")
-    parser.add_argument("--bundle", type=Path, help="folder with scorers and policy")
+    parser.add_argument("--bundle", type=Path, help="folder with scorers and policy; none: none")
 
 
 def _settings(options: argparse.Namespace) -> Any:

@@ -56,11 +56,13 @@ class LocalScores:
     def _run_prompts(self, prompts: Sequence[str]) -> list[PromptPair]:
         scores = self._raw.score_prompts(prompts)
         gains = self._maps["mf"].apply(scores.gain).tolist()
-        far = [False] * len(gains) if scores.far is None else scores.far.tolist()
-        if scores.difficulty is None or "difficulty" not in self._maps:
-            return [(gain, None, unlike) for gain, unlike in zip(gains, far, strict=True)]
-        difficulties = self._maps["difficulty"].apply(scores.difficulty).tolist()
-        return list(zip(gains, difficulties, far, strict=True))
+        nowhere = [False] * len(gains)
+        far = nowhere if scores.far is None else scores.far.tolist()
+        unjudged = nowhere if scores.unjudged is None else scores.unjudged.tolist()
+        difficulties: list[float | None] = [None] * len(gains)
+        if scores.difficulty is not None and "difficulty" in self._maps:
+            difficulties = self._maps["difficulty"].apply(scores.difficulty).tolist()
+        return list(zip(gains, difficulties, far, unjudged, strict=True))
 
     def _run_answers(self, pairs: Sequence[tuple[str, Answer]]) -> list[float]:
         scores: list[float] = self._maps["adequate"].apply(self._raw.score_answers(pairs)).tolist()

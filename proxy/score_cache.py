@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 
-PromptPair = tuple[float, float | None, bool]  # calibrated route score and difficulty; unlike the fitted
+# Calibrated route score and difficulty; unlike the fitted prompts; unlike those with answers.
+PromptPair = tuple[float, float | None, bool, bool]
 
 
 class ScoreCache:

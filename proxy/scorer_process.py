@@ -141,7 +141,8 @@ async def _score(scorers: BundleOnDuty, ask: Ask, writer: asyncio.StreamWriter) 
             signals = Signals()
             await scorers.read_prompt(ask.prompt, signals)
             assert signals.route_score is not None
-            reply = Reply(ask.number, (signals.route_score, signals.difficulty, signals.unfamiliar))
+            pair = (signals.route_score, signals.difficulty, signals.unfamiliar, signals.unjudged)
+            reply = Reply(ask.number, pair)
         else:
             (adequate,) = await scorers.score_answers(ask.prompt, [ask.answer])
             reply = Reply(ask.number, adequate=adequate)

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import msgspec
 
+from proxy.score_cache import PromptPair
 from routing.protocols import Answer
 
 SOCKET = "UPSHIFT_SCORER_SOCKET"  # where the workers of one supervisor find it
@@ -45,7 +46,7 @@ class Reply(msgspec.Struct, array_like=True):
     """`pair` for a prompt, `adequate` for an answer, `error` for neither; number 0 answers `Open`."""
 
     number: int
-    pair: tuple[float, float | None, bool] | None = None
+    pair: PromptPair | None = None
     adequate: float | None = None
     error: str = ""
 

@@ -21,6 +21,8 @@ from proxy.tier_settings import TierSettings
 from routing.errors import SettingsError
 from routing.tier import Ladder
 
+NO_BUNDLE = Path("none")  # every routed prompt goes to the last tier
+
 
 class RoutingSettings(Section):
     """How a routed request is decided."""
@@ -236,7 +238,9 @@ class Settings(Section):
     """The whole configuration."""
 
     tiers: list[TierSettings] = Field(min_length=2, description="from cheap to dear")
-    bundle: Path | None = Field(None, description="folder of scorers and policy; empty: the starter bundle")
+    bundle: Path | None = Field(
+        None, description="folder of scorers and policy; empty: the starter bundle; none: no bundle"
+    )
     routing: RoutingSettings = RoutingSettings()
     server: ServerSettings = ServerSettings()
     backends: BackendSettings = BackendSettings()
@@ -297,7 +301,7 @@ def _beside(folder: Path, settings: Settings) -> Settings:
         trial = loop.canary.model_copy(update={"bundle": folder / loop.canary.bundle})
         loop = loop.model_copy(update={"canary": trial})
     settings = settings.model_copy(update={"loop": loop})
-    if settings.bundle is not None:
+    if settings.bundle not in (None, NO_BUNDLE):
         settings = settings.model_copy(update={"bundle": folder / settings.bundle})
     return settings
 

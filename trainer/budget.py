@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from scorers.torch.encoder import ADAPTER_PASSES
 from trainer.dataset import TokenRows
 
 TRAINING_FLOPS_PER_S = 42e9
-PASSES = 2.4  # forward 1, backward to activations 1, adapters and attention the rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +31,16 @@ class Plan:
         return {"rows": len(self.rows), "rows_of": self.rows_of, "epochs": self.epochs}
 
 
-def plan_run(rows: TokenRows, weights_per_token: int, minutes: float, max_epochs: int, seed: int) -> Plan:
+def plan_run(
+    rows: TokenRows,
+    weights_per_token: int,
+    minutes: float,
+    max_epochs: int,
+    seed: int,
+    passes: float = ADAPTER_PASSES,
+) -> Plan:
     """As many epochs as fit, at least two where sampling half the rows buys them, else one."""
-    tokens_allowed = minutes * 60 * TRAINING_FLOPS_PER_S / (PASSES * 2 * weights_per_token)
+    tokens_allowed = minutes * 60 * TRAINING_FLOPS_PER_S / (passes * 2 * weights_per_token)
     tokens = max(rows.n_tokens(), 1)
     epochs = int(min(max_epochs, max(1, tokens_allowed // tokens)))
     share = min(1.0, tokens_allowed / (tokens * epochs))

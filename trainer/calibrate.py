@@ -84,15 +84,21 @@ def fit_policy(
     explore_share: float = DEFAULT_EXPLORE_SHARE,
     seed: int = 0,
     unseen: tuple[Floats, Floats] | None = None,
+    prompts: ScoredPairs | None = None,
 ) -> FittedPolicy:
     """Maps, joint rule and thresholds at `quality` (of strong's) from the calibration prompts.
 
     `unseen` are the evaluator's raw scores of other answers that it has not seen and whether those were
-    adequate: they join the calibration prompts' in its map.
+    adequate: they join the calibration prompts' in its map. `prompts` are all prompts where `scored` are only
+    those with an answer: what the prompt alone tells is calibrated and set on them, and decides where the
+    evaluator has learnt nothing.
 
     Costs are the rows' means, else weak : strong = `price_ratio`, else unknown: then only quality counts.
     """
     maps, losses = fit_maps(scored, seed, unseen)
+    if prompts is not None:
+        told, their_losses = fit_maps(prompts, seed)
+        maps, losses = {**maps, **told}, {**losses, **their_losses}
     scores = calibrate_scores(scored, maps)
     costs, known = mean_costs(scored, price_ratio)
     joint = []
@@ -119,9 +125,15 @@ def fit_policy(
         explore_share=explore_share,
     )
     sweeps = strategy_sweeps(scored, scores, draft, price_ratio)
+    points = quality_points(sweeps, scored, quality)
+    unjudged = None
+    if prompts is not None:
+        by_prompt = strategy_sweeps(prompts, calibrate_scores(prompts, maps), draft, price_ratio)
+        points |= quality_points(by_prompt, prompts, quality)
+        unjudged = next((name for name in ("difficulty", "mf") if name in served), None)
     thresholds = {
         name: min(highest_threshold(name), max(1e-6, value))
-        for name, value in quality_points(sweeps, scored, quality).items()
+        for name, value in points.items()
         if name not in ("length", "oracle")
     }
     policy = Policy(
@@ -130,6 +142,7 @@ def fit_policy(
         thresholds=thresholds,
         joint=joint,
         explore_share=explore_share,
+        unjudged=unjudged,
     )
     return FittedPolicy(policy, maps, quality_points(sweeps, scored, QUALITY), losses, known)
 

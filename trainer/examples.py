@@ -107,8 +107,19 @@ class PairTable:
         return [row.prompt_id for row in self.weak]
 
     @property
+    def answered(self) -> np.ndarray:
+        """Which prompts come with the weak model's answer, (N,) bool."""
+        return np.array([row.response is not None for row in self.weak], dtype=bool)
+
+    @property
     def has_answers(self) -> bool:
-        return all(row.response is not None for row in self.weak)
+        return bool(self.answered.all())
+
+    def subset(self, rows: np.ndarray) -> PairTable:
+        """The prompts at these positions, or under this mask."""
+        chosen = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
+        weak, strong = ([side[row] for row in chosen] for side in (self.weak, self.strong))
+        return PairTable(self.weak_model, self.strong_model, weak, strong, self.quality[chosen])
 
 
 def read_examples(paths: Sequence[str | Path]) -> ExampleTable:

@@ -10,31 +10,54 @@ from safetensors.numpy import save as encode_tensors
 
 from routing.bundle import Bundle
 from scorers.familiar import FAMILIAR, Familiar
-from scorers.runtime.neighbours import MOST_VECTORS, Neighbours
-from scorers.runtime.scorers import NEIGHBOURS, load_scorers
+from scorers.runtime.neighbours import FAR_SHARE, MOST_VECTORS, Neighbours
+from scorers.runtime.query import QueryVectors
+from scorers.runtime.scorers import JUDGED, NEIGHBOURS, load_scorers
 
 _UNSEEN = 400  # prompts that the bound on distance is set by; 0.5 % of them is two
 
 
-def familiarity_files(bundle: Bundle, fitted: Sequence[str], unseen: Sequence[str]) -> dict[str, bytes]:
+def familiarity_files(
+    bundle: Bundle,
+    fitted: Sequence[str],
+    unseen: Sequence[str],
+    judged: tuple[Sequence[str], Sequence[str]] | None = None,
+    far_share: float = FAR_SHARE,
+) -> dict[str, bytes]:
     """The bundle's `familiar.json` and `familiar.safetensors`.
 
-    `fitted` are the prompts of the train split, `unseen` those of the calibration split. Embeds at most 900
-    prompts. Raises `ScoringError`.
+    `fitted` are the prompts of the train split, `unseen` those of the calibration split; `judged` are both
+    again, those with answers alone, where not all have one. Embeds at most 900 prompts, or twice that.
+    Raises `ScoringError`.
     """
-    step = max(1, len(fitted) // MOST_VECTORS)
     query = load_scorers(bundle.path, bundle.scorers).query
-    vectors = [
-        np.asarray(query.embedder.embed(texts))[:, : query.encoder_dimension]  # of the last layer alone
-        for texts in (list(fitted[::step][:MOST_VECTORS]), list(unseen[:_UNSEEN]))
-    ]
-    near = Neighbours.of(*vectors)
     text = Familiar.of([*fitted, *unseen]).to_dict()
-    tensors = {
-        "vectors": near.vectors.astype(np.float16),
-        "least": np.array([near.least], dtype=np.float32),
-    }
+    tensors = _tensors(query, fitted, unseen, "middle" in query.parts, far_share)
+    if judged is not None:  # by the last layer: what they are about
+        own = _tensors(query, *judged, False, far_share)
+        tensors |= {f"{JUDGED}{name}": value for name, value in own.items()}
     return {
         FAMILIAR: (json.dumps(text, indent=1, sort_keys=True) + "\n").encode(),
         NEIGHBOURS: encode_tensors(tensors),
     }
+
+
+def _tensors(
+    query: QueryVectors, fitted: Sequence[str], unseen: Sequence[str], middle: bool, far_share: float
+) -> dict[str, np.ndarray]:
+    layers = [
+        np.split(np.asarray(query.embedder.embed(texts)), 2 if "middle" in query.parts else 1, axis=1)
+        for texts in (_spread(fitted, MOST_VECTORS), _spread(unseen, _UNSEEN))
+    ]
+    known, new = (found[1 if middle else 0] for found in layers)
+    near = Neighbours.of(known, new, middle, far_share)
+    return {
+        "middle" if middle else "vectors": near.vectors.astype(np.float16),
+        "least": np.array([near.least], dtype=np.float32),
+    }
+
+
+def _spread(texts: Sequence[str], most: int) -> list[str]:
+    """At most so many of them, evenly from all."""
+    step = max(1, len(texts) // most)
+    return list(texts[::step][:most])

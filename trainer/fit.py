@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from safetensors.numpy import load as decode_tensors
 
-from routing.bundle import SPLITS, recover_bundle, write_bundle
+from routing.bundle import SPLITS, Bundle, recover_bundle, write_bundle
 from routing.errors import BundleError, ExamplesError
 from scorers.errors import ScoringError
 from scorers.familiar import FAMILIAR
@@ -50,6 +50,7 @@ from trainer.work_folder import Part, WorkFolder
 __all__ = ["CALIBRATION_SCORES", "FitOptions", "fit_bundle", "fit_ladder"]
 
 CALIBRATION_SCORES = "calibration_scores.safetensors"
+_PROMPT_SCORES = "prompt_scores.safetensors"  # of a table of which only a part has answers, not kept
 _PREFIX_SCORES = "prefix_scores.safetensors"  # read again for the bounds of early verdicts, not kept
 _LOG = logging.getLogger(__name__)
 
@@ -141,7 +142,9 @@ def _score(data: FitInput, parts: Mapping[str, Part], work: WorkFolder, conditio
     part = Part()
     with tempfile.TemporaryDirectory(dir=work.path) as folder:
         draft = write_bundle(Path(folder) / "draft", _manifest(data, parts, {}), _files(data, parts))
-        for step, pairs in enumerate(_calibration_steps(data)):
+        if "evaluator" in parts and len(data.tiers) == 2 and not data.pairs.has_answers:
+            part.files[_PROMPT_SCORES] = _score_prompts(draft, data, conditions, Path(folder))
+        for step, pairs in enumerate(_calibration_steps(data, answered="evaluator" in parts)):
             path = Path(folder) / _scores_name(step)
             scored = score_pairs(draft, pairs, conditions.progress)
             scored.save(path)
@@ -151,7 +154,12 @@ def _score(data: FitInput, parts: Mapping[str, Part], work: WorkFolder, conditio
             )
             if prefixes is not None:
                 part.files[_PREFIX_SCORES] = prefixes.to_bytes()
-        part.files |= familiarity_files(draft, _prompts(data, "train"), _prompts(data, "calibration"))
+        judged = None
+        if _PROMPT_SCORES in part.files:
+            judged = _prompts(data, "train", True), _prompts(data, "calibration", True)
+        part.files |= familiarity_files(
+            draft, _prompts(data, "train"), _prompts(data, "calibration"), judged, data.options.far_share
+        )
     work.store("calibration", part)
 
 
@@ -159,11 +167,22 @@ def _scores_name(step: int) -> str:
     return CALIBRATION_SCORES if step == 0 else f"step_{step}_scores.safetensors"
 
 
-def _calibration_steps(data: FitInput) -> list[PairTable]:
-    """The calibration prompts as pairs of every tier but the last with the last, the same prompts in each."""
+def _score_prompts(draft: Bundle, data: FitInput, conditions: Conditions, folder: Path) -> bytes:
+    """What the prompts alone say, of all calibration prompts, with an answer or without."""
+    rows = data.pairs.subset(data.rows("calibration"))
+    scored = score_pairs(draft, rows, conditions.progress, judge=False)
+    scored.save(folder / _PROMPT_SCORES)
+    return (folder / _PROMPT_SCORES).read_bytes()
+
+
+def _calibration_steps(data: FitInput, answered: bool) -> list[PairTable]:
+    """The calibration prompts as pairs of every tier but the last with the last, the same prompts in each;
+    with `answered` those alone that come with all answers."""
     wanted = set(data.splits["calibration"])
     last = data.tiers[-1]
     steps = [pair_examples(data.table.of_prompts(wanted), tier, last) for tier in data.tiers[:-1]]
+    if answered:
+        steps = [step.subset(step.answered) for step in steps]
     both = set.intersection(*(set(step.prompt_ids) for step in steps))
     if len(both) < MIN_SPLIT_PROMPTS:
         raise ExamplesError(
@@ -174,7 +193,7 @@ def _calibration_steps(data: FitInput) -> list[PairTable]:
     found = []
     for step in steps:
         at = {prompt: row for row, prompt in enumerate(step.prompt_ids)}
-        found.append(_subset(step, np.array([at[prompt] for prompt in order], dtype=np.int64)))
+        found.append(step.subset(np.array([at[prompt] for prompt in order], dtype=np.int64)))
     return found
 
 
@@ -187,7 +206,9 @@ def _write(
     told = {"quality": options.quality, "price_ratio": options.price_ratio, "seed": options.seed}
     ladder: dict[str, Any] = {}
     if len(steps) == 1:
-        fitted = fit_policy(steps[0], **told, unseen=_unseen(parts))
+        unanswered = folder / _PROMPT_SCORES
+        prompts = ScoredPairs.load(unanswered) if unanswered.exists() else None
+        fitted = fit_policy(steps[0], **told, unseen=_unseen(parts), prompts=prompts)
         if (folder / _PREFIX_SCORES).exists():
             prefixes = PrefixScores.from_bytes((folder / _PREFIX_SCORES).read_bytes())
             set_early_bounds(fitted, steps[0], prefixes)
@@ -203,8 +224,10 @@ def _write(
     write_bundle(out, _manifest(data, parts, inputs), files)
 
 
-def _prompts(data: FitInput, split: str) -> list[str]:
-    return [data.pairs.weak[row].prompt for row in data.rows(split)]
+def _prompts(data: FitInput, split: str, answered: bool = False) -> list[str]:
+    """A split's prompts; those alone that come with an answer."""
+    rows = [data.pairs.weak[row] for row in data.rows(split)]
+    return [row.prompt for row in rows if row.response is not None or not answered]
 
 
 def _files(data: FitInput, parts: Mapping[str, Part]) -> dict[str, bytes | Path]:
@@ -220,11 +243,6 @@ def _unseen(parts: Mapping[str, Part]) -> tuple[np.ndarray, np.ndarray] | None:
         return None
     arrays = decode_tensors(parts["evaluator"].files[UNSEEN])
     return arrays["raw"], arrays["adequate"]
-
-
-def _subset(pairs: PairTable, rows: np.ndarray) -> PairTable:
-    weak, strong = ([side[row] for row in rows] for side in (pairs.weak, pairs.strong))
-    return PairTable(pairs.weak_model, pairs.strong_model, weak, strong, pairs.quality[rows])
 
 
 def _manifest(data: FitInput, parts: Mapping[str, Part], inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -248,6 +266,7 @@ def _manifest(data: FitInput, parts: Mapping[str, Part], inputs: Mapping[str, An
             "files": data.table.files,
             "rows": len(data.table),
             "prompts": len(data.pairs),
+            "prompts_with_answers": int(data.pairs.answered.sum()),
             "judge": data.table.judges[0],
             "splits": {name: len(ids) for name, ids in data.splits.items()},
         },

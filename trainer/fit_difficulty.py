@@ -1,7 +1,8 @@
 """Fits the difficulty classifier on the pair's prompts, starting from the matrix factorisation's probes.
 
-Minutes on two cores: see `trainer/budget.py`. The validation loss counts both heads, and the start is
-validated too, so fine-tuning that only hurts leaves the probes as they were.
+A table of thousands of prompts trains the upper two thirds of the layers in full, a smaller one adapters
+(`LOG.md` has both). Minutes on two cores: see `trainer/budget.py`. The validation loss counts both heads, and
+the start is validated too, so fine-tuning that only hurts leaves the probes as they were.
 """
 
 from __future__ import annotations
@@ -26,20 +27,27 @@ from trainer.loop import LoopSettings, TrainingLog, train
 
 VALIDATION_ROWS = 1000
 FROZEN_SHARES = (0.0, 0.25, 0.5, 0.75)
+LAYERS_FROM_PROMPTS = 2000  # to train on; fewer train adapters
+# Rate of the encoder's top layer, share of it a layer further down, epochs: by what trains.
+_ADAPTERS, _LAYERS = (5e-4, 1.0, 3), (8e-5, 0.9, 2)
 
 
 @dataclass(frozen=True, slots=True)
 class DifficultySettings:
-    """`outputs` 2: both tiers' chances (default); 1: P(strong should answer). `minutes` bounds the run."""
+    """`outputs` 2: both tiers' chances (default); 1: P(strong should answer). `minutes` bounds the run.
 
-    tuning: str = "lora"
+    `tuning` auto: the upper two thirds of the layers in full from 2,000 prompts on, else adapters.
+    `max_epochs` and `encoder_lr` None: what goes with the tuning.
+    """
+
+    tuning: str = "auto"
     rank: int = 8
     lora_layers: int | None = None
     outputs: int = 2
-    max_tokens: int = 128
-    max_epochs: int = 3
+    max_tokens: int = 96
+    max_epochs: int | None = None
     batch_rows: int = 16
-    encoder_lr: float = 5e-4
+    encoder_lr: float | None = None
     head_lr: float = 5e-4
     minutes: float = 12.0
     seed: int = 0
@@ -49,6 +57,7 @@ class DifficultySettings:
 class FittedDifficulty:
     """The trained classifier, what it did, and what it was allowed to read."""
 
+    tuning: str
     model: DifficultyClassifier
     log: TrainingLog
     plan: Plan
@@ -78,12 +87,19 @@ def fit_difficulty(
     """
     torch.manual_seed(settings.seed)
     tokenizer = TextTokenizer.of(folder, settings.max_tokens)
-    encoder = TextEncoder(folder, settings.tuning, settings.rank, lora_layers=settings.lora_layers)
+    tuning = choose_tuning(settings.tuning, len(fit[0]), folder)
+    rate, decay, epochs = _ADAPTERS if tuning in ("lora", "frozen") else _LAYERS
+    encoder = TextEncoder(folder, tuning, settings.rank, lora_layers=settings.lora_layers)
     model = DifficultyClassifier(encoder, settings.outputs)
     model.start_from(*start)
     rows = prompt_rows(*fit, tokenizer, settings.outputs)
     plan = plan_run(
-        rows, encoder.parameters_per_token(), settings.minutes, settings.max_epochs, settings.seed
+        rows,
+        encoder.parameters_per_token(),
+        settings.minutes,
+        settings.max_epochs or epochs,
+        settings.seed,
+        encoder.training_passes(),
     )
     checked = prompt_rows(*valid, tokenizer, settings.outputs)
     checked = checked.take(np.arange(min(len(checked), VALIDATION_ROWS)))
@@ -110,8 +126,8 @@ def fit_difficulty(
         LoopSettings(
             max_epochs=plan.epochs,
             head_lr=settings.head_lr,
-            encoder_lr=settings.encoder_lr,
-            checks_per_epoch=2 if len(rows) > 2000 else 1,
+            encoder_lr=settings.encoder_lr or rate,
+            layer_decay=decay,
             patience=2 * plan.epochs + 1,  # to the end: halfway, at the full rate, it is often worse
             seed=settings.seed,
         ),
@@ -120,7 +136,16 @@ def fit_difficulty(
     )
     tried = _try_shares(*logits_of(), started) if log.best_step else {0.0: log.best}
     model.frozen_share = min(tried, key=lambda share: tried[share])
-    return FittedDifficulty(model, log, plan, {f"{share:g}": round(loss, 6) for share, loss in tried.items()})
+    losses = {f"{share:g}": round(loss, 6) for share, loss in tried.items()}
+    return FittedDifficulty(tuning, model, log, plan, losses)
+
+
+def choose_tuning(tuning: str, n_prompts: int, folder: EncoderFolder) -> str:
+    """What `auto` means for so many prompts and this encoder."""
+    if tuning != "auto":
+        return tuning
+    layers = int(folder.read_config()["num_hidden_layers"])
+    return f"top-{max(1, 2 * layers // 3)}" if n_prompts >= LAYERS_FROM_PROMPTS else "lora"
 
 
 def _left_out_logits(

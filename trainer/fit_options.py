@@ -13,6 +13,7 @@ import numpy as np
 from routing.errors import ExamplesError
 from scorers.embedders import is_remote
 from scorers.encoders import DEFAULT_ENCODER, resolve_encoder
+from scorers.runtime.neighbours import FAR_SHARE
 from scorers.text import TEXT_TEMPLATE
 from trainer.calibrate import QUALITY
 from trainer.checkpoint import EVERY_S
@@ -48,6 +49,7 @@ class FitOptions:
     hard_stop: bool = False
     price_ratio: float | None = None
     quality: float = QUALITY  # of strong's, for the first operating point
+    far_share: float = FAR_SHARE  # of prompts of the fitted kind that serving may take for unlike them
     seed: int = 0
     checkpoint_every_s: float = EVERY_S
 
@@ -66,6 +68,13 @@ class FitInput:
         """Positions in `pairs` of a split's prompts."""
         wanted = set(self.splits[split])
         return np.array([i for i, p in enumerate(self.pairs.prompt_ids) if p in wanted], dtype=np.int64)
+
+    @property
+    def judges(self) -> bool:
+        """Whether an evaluator can be fitted: answers of the weak model in every split."""
+        answered = self.pairs.answered
+        counts = [int(answered[self.rows(split)].sum()) for split in self.splits]
+        return self.options.evaluator and min(counts) >= MIN_SPLIT_PROMPTS
 
     def fingerprint(self) -> dict[str, Any]:
         """Everything that can change a byte of the bundle, by name."""

@@ -25,14 +25,15 @@ from trainer.fit_difficulty import fit_difficulty
 from trainer.fit_encoders import describe_encoder, open_query
 from trainer.fit_evaluator import fit_evaluator, model_offsets
 from trainer.fit_mf import Outcomes, fit_mf, quality_table, query_blocks
+from trainer.fit_ngrams import LEAST_PROMPTS, SHARE, fit_ngrams
 from trainer.fit_options import FitInput
 from trainer.fit_prefixes import fit_prefix_heads
 from trainer.fit_stack import FittedStack, add_network, fit_stack
 from trainer.work_folder import Part
 
-# Shares of the minutes; the rest is reading, embedding and scoring. The difficulty classifier has both where
-# there is no evaluator.
-DIFFICULTY_SHARE, EVALUATOR_SHARE = 0.38, 0.45
+# Shares of the minutes; the rest is reading, embedding and scoring. The difficulty classifier has nearly
+# all of them where there is no evaluator: the rate they are counted at is far below that of free cores.
+DIFFICULTY_SHARE, EVALUATOR_SHARE, DIFFICULTY_ALONE_SHARE = 0.38, 0.45, 0.95
 
 UNSEEN = "unseen.safetensors"  # of the evaluator's part, for calibration only
 
@@ -43,7 +44,7 @@ FitPart = Callable[[FitInput, Parts, Conditions], Part]
 def parts_of(data: FitInput) -> dict[str, FitPart]:
     """The parts this fit consists of, in order."""
     parts: dict[str, FitPart] = {"mf": fit_mf_part}
-    if data.options.evaluator and data.pairs.has_answers:
+    if data.judges:
         parts["evaluator"] = fit_evaluator_part
     if data.options.difficulty:
         parts["difficulty"] = fit_difficulty_part
@@ -85,7 +86,7 @@ def fit_difficulty_part(data: FitInput, parts: Parts, conditions: Conditions) ->
     options = data.options
     name = options.evaluator_encoder if is_remote(options.encoder) else options.encoder
     folder = resolve_encoder(name)
-    share = DIFFICULTY_SHARE + (0.0 if data.pairs.has_answers and options.evaluator else EVALUATOR_SHARE)
+    share = DIFFICULTY_SHARE if data.judges else DIFFICULTY_ALONE_SHARE
     minutes = options.max_minutes * share
     settings = replace(options.difficulty_settings, minutes=minutes, seed=options.seed)
 
@@ -104,7 +105,11 @@ def fit_difficulty_part(data: FitInput, parts: Parts, conditions: Conditions) ->
     fitted = fit_difficulty(
         folder, (prompts, quality), split("validation"), start, settings, conditions, blend
     )
-    part = _text_model("difficulty", fitted.model, folder, settings.max_tokens)
+    words = None
+    if settings.outputs == 2 and len(prompts) >= LEAST_PROMPTS:
+        words = fit_ngrams(prompts, quality)
+    more = None if words is None else words.tensors()
+    part = _text_model("difficulty", fitted.model, folder, settings.max_tokens, more)
     part.entry |= {
         "outputs": settings.outputs,
         "query": list(query.parts),
@@ -112,9 +117,11 @@ def fit_difficulty_part(data: FitInput, parts: Parts, conditions: Conditions) ->
     }
     part.log = {
         **fitted.log.to_dict(),
+        "tuning": fitted.tuning,
         "sample": fitted.plan.to_dict(),
         "frozen_share": fitted.model.frozen_share,
         "frozen_tried": fitted.frozen_tried,
+        "ngrams_share": 0.0 if words is None else SHARE,
     }
     return part
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -38,11 +39,16 @@ Batch = TypeVar("Batch")
 
 @dataclass(frozen=True, slots=True)
 class LoopSettings:
-    """`head_lr` for what starts from nothing, `encoder_lr` for what is pre-trained or adapts it."""
+    """`head_lr` for what starts from nothing, `encoder_lr` for what is pre-trained or adapts it.
+
+    `layer_decay`: each layer of the encoder trains at this share of the rate of the layer above it (ULMFiT,
+    Howard and Ruder, 2018, section 3.2); the top layer at `encoder_lr`.
+    """
 
     max_epochs: int = 3
     head_lr: float = 1e-3
     encoder_lr: float = 5e-4
+    layer_decay: float = 1.0
     weight_decay: float = 0.01
     warmup_share: float = 0.1
     clip_norm: float = 1.0
@@ -302,19 +308,25 @@ class _BestState:
 
 
 def _parameter_groups(model: nn.Module, settings: LoopSettings) -> list[dict[str, Any]]:
-    """Encoder and head at their own rates; no decay on biases and norms."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            groups.setdefault((name.startswith("encoder."), parameter.ndim > 1), []).append(parameter)
+    """Head and encoder layers at their own rates; no decay on biases and norms."""
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    top = max((_layer_of(name) for name in trained), default=0)
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in trained.items():
+        rate = settings.head_lr
+        if name.startswith("encoder."):
+            rate = settings.encoder_lr * settings.layer_decay ** (top - _layer_of(name))
+        groups.setdefault((rate, parameter.ndim > 1), []).append(parameter)
     return [
-        {
-            "params": parameters,
-            "lr": settings.encoder_lr if is_encoder else settings.head_lr,
-            "weight_decay": settings.weight_decay if decays else 0.0,
-        }
-        for (is_encoder, decays), parameters in groups.items()
+        {"params": parameters, "lr": rate, "weight_decay": settings.weight_decay if decays else 0.0}
+        for (rate, decays), parameters in groups.items()
     ]
+
+
+def _layer_of(name: str) -> int:
+    """The encoder layer a parameter's name belongs to, 0 for none."""
+    found = re.search(r"\.layer\.(\d+)\.", name)
+    return int(found[1]) if found else 0
 
 
 def _schedule(total: int, warmup_share: float) -> Callable[[int], float]:

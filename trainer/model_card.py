@@ -7,11 +7,11 @@ so the same bundle gives the same card.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from routing.bundle import Bundle
+from routing.bundle import ANY_MODEL, Bundle
 from routing.errors import BundleError
 
 CARD = "MODEL_CARD.md"
@@ -28,7 +28,7 @@ def render_card(bundle: Bundle, verdict: object | None, licence: str, report: Pa
         f"# Upshift bundle {bundle.version}",
         _purpose(bundle),
         "## Data",
-        _data(manifest["data"], licence),
+        _data(manifest["data"], licence, manifest["tiers"]),
         "## Scorers",
         _scorers(bundle, verdict),
         "## Certificate",
@@ -51,21 +51,30 @@ _LIMITS = """\
 
 
 def _purpose(bundle: Bundle) -> str:
-    tiers = " -> ".join(f"`{name}`" for name in bundle.tiers)
-    return f"Decides, prompt by prompt and answer by answer, which of these models answers: {tiers}."
+    decides = "Decides, prompt by prompt and answer by answer, which of these models answers"
+    if ANY_MODEL in bundle.tiers:
+        return f"{decides}: any cheap one, any dear one.\n\n{bundle.manifest.get('notice', '')}".rstrip()
+    return f"{decides}: {' -> '.join(f'`{name}`' for name in bundle.tiers)}."
 
 
-def _data(data: Mapping[str, Any], licence: str) -> str:
+def _data(data: Mapping[str, Any], licence: str, tiers: Sequence[Mapping[str, Any]]) -> str:
     files = ", ".join(f"`{f['name']}` ({f['rows']} rows, sha256 {f['sha256'][:12]})" for f in data["files"])
     splits = ", ".join(f"{name} {n}" for name, n in data["splits"].items())
     return "\n".join(
         [
             f"- files: {files}",
             f"- {data['prompts']} prompts answered by both ends of the ladder, split by prompt: {splits}",
+            *_fitted_on(tiers),
             f"- judge: {data['judge'] or 'not named in the table'}",
             f"- licence of the data: {licence or 'not stated; ask whoever published it'}",
         ]
     )
+
+
+def _fitted_on(tiers: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The models whose outcomes it was fitted on, where the bundle goes in front of others."""
+    names = [f"`{tier['fitted_on']}`" for tier in tiers if "fitted_on" in tier]
+    return [f"- models whose outcomes these are: {' and '.join(names)}"] if names else []
 
 
 def _scorers(bundle: Bundle, verdict: object | None) -> str:

@@ -30,22 +30,26 @@ def score_pairs(
     pairs: PairTable,
     progress: Progress = no_progress,
     threads: int | None = None,
+    judge: bool = True,
 ) -> ScoredPairs:
     """Every scorer's raw output on every prompt of the table, with qualities and costs.
 
-    `adequate_raw` is None where the bundle has no evaluator or the table no answers. Raises `BundleError`.
+    `adequate_raw` is None where the bundle has no evaluator, where a prompt of the table has no answer, and
+    without `judge`. Raises `BundleError`.
     """
     bundle = bundle_dir if isinstance(bundle_dir, Bundle) else open_bundle(bundle_dir, TEXT_TEMPLATE)
     try:
         scorers = load_scorers(bundle.path, bundle.scorers, threads)
-        return score_table(scorers, pairs, progress)
+        return score_table(scorers, pairs, progress, judge)
     except ScoringError as exc:
         raise BundleError(f"{bundle.path}: {exc}") from exc
 
 
-def score_table(scorers: BundleScorers, pairs: PairTable, progress: Progress = no_progress) -> ScoredPairs:
+def score_table(
+    scorers: BundleScorers, pairs: PairTable, progress: Progress = no_progress, judge: bool = True
+) -> ScoredPairs:
     """`score_pairs` with scorers that are loaded already. Raises `ScoringError`."""
-    judged = scorers.evaluator is not None and pairs.has_answers
+    judged = judge and scorers.evaluator is not None and pairs.has_answers
     gain, weak_adequate, difficulty, adequate = [], [], [], []
     for start in range(0, len(pairs), CHUNK_ROWS):
         rows = pairs.weak[start : start + CHUNK_ROWS]

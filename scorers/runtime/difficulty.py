@@ -5,15 +5,18 @@ P(weak wrong) alone sends up the prompts that both fail: .572 APGR on MMLU again
 One head: P(strong should answer) directly.
 
 Where the bundle has them, probes on the frozen encoder's query vector (which the matrix factorisation needs
-anyway, so they cost nothing) are averaged in, log-odds with log-odds: the two err differently.
+anyway, so they cost nothing) are averaged in, log-odds with log-odds: the two err differently. So does a
+linear reading of the prompt's words (`scorers/ngrams.py`), which comes last.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from scorers.ngrams import COLUMNS, read_ngrams
 from scorers.runtime.heads import ScorerFile
 from scorers.runtime.mf import sigmoid
 
@@ -28,12 +31,23 @@ class FrozenProbes:
 
 
 @dataclass(frozen=True, slots=True)
+class WordReading:
+    """`idf` (COLUMNS,), `weight` (outputs, COLUMNS), `bias` (outputs,); its `share` of the log-odds."""
+
+    idf: np.ndarray
+    weight: np.ndarray
+    bias: np.ndarray
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
 class DifficultyHead:
     """`weight` (outputs, D) and `bias` (outputs,) over query vectors; outputs is 2 (weak, strong) or 1."""
 
     weight: np.ndarray
     bias: np.ndarray
     frozen: FrozenProbes | None = None
+    words: WordReading | None = None
 
     @classmethod
     def read(cls, file: ScorerFile, dimension: int, frozen_dimension: int = 0) -> DifficultyHead:
@@ -47,15 +61,26 @@ class DifficultyHead:
                 file.tensor("frozen.bias", outputs),
                 float(file.tensor("frozen.share", 1)[0]),
             )
-        return cls(weight, file.tensor("head.bias", outputs), frozen)
+        words = None
+        if "ngrams.weight" in file.head:
+            words = WordReading(
+                file.tensor("ngrams.idf", COLUMNS),
+                file.tensor("ngrams.weight", outputs, COLUMNS),
+                file.tensor("ngrams.bias", outputs),
+                float(file.tensor("ngrams.share", 1)[0]),
+            )
+        return cls(weight, file.tensor("head.bias", outputs), frozen, words)
 
-    def gain(self, query: np.ndarray, frozen_query: np.ndarray) -> np.ndarray:
+    def gain(self, query: np.ndarray, frozen_query: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
         """P(strong right) - P(weak right) in [-1, 1], or with one head 2 P(strong should answer) - 1.
-        Shape (N,), from the adapted and the frozen encoder's query vectors (N, D)."""
+        Shape (N,), from the adapted and the frozen encoder's query vectors (N, D) and the N prompts."""
         logits = query @ self.weight.T + self.bias
         if self.frozen is not None:
             probed = frozen_query @ self.frozen.weight.T + self.frozen.bias
             logits = (1.0 - self.frozen.share) * logits + self.frozen.share * probed
+        if self.words is not None:
+            read = read_ngrams(prompts, self.words.idf, self.words.weight, self.words.bias)
+            logits = (1.0 - self.words.share) * logits + self.words.share * read
         chances = sigmoid(logits)
         if chances.shape[1] == 1:
             return 2.0 * chances[:, 0] - 1.0

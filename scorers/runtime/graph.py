@@ -63,15 +63,20 @@ class _Builder:
 
 
 def build_graph(
-    config: Mapping[str, Any], weights: Weights, adapters: Mapping[str, Adapter]
+    config: Mapping[str, Any],
+    weights: Weights,
+    adapters: Mapping[str, Adapter],
+    changed: Weights | None = None,
 ) -> onnx.ModelProto:
     """The encoder as an ONNX model.
 
     `weights` are named as in the Hugging Face folder; `adapters` by the same names without `.weight`
-    (`encoder.layer.0.attention.self.query`). Raises `EncoderError` naming the architecture or the tensor.
+    (`encoder.layer.0.attention.self.query`); `changed` are tensors of a fine-tuned encoder, without a task
+    model's prefix, that stand in for the folder's. Raises `EncoderError` naming the architecture or the
+    tensor.
     """
     _check_config(config)
-    tensors = _merge(_plain_names(weights), adapters)
+    tensors = _merge(_replace(_plain_names(weights), changed or {}), adapters)
     graph = _Builder()
     hidden = _embeddings(graph, config, tensors)
     graph.add("Cast", ["mask"], "mask_i32", to=TensorProto.INT32)
@@ -130,6 +135,15 @@ def _plain_names(weights: Weights) -> dict[str, np.ndarray]:
             key = name[len(prefix) :].replace("LayerNorm.gamma", "LayerNorm.weight")
             plain[key.replace("LayerNorm.beta", "LayerNorm.bias")] = value
     return plain
+
+
+def _replace(tensors: dict[str, np.ndarray], changed: Weights) -> dict[str, np.ndarray]:
+    for name, value in changed.items():
+        if name not in tensors or tensors[name].shape != value.shape:
+            raise EncoderError(
+                f"fine-tuned tensor {name!r}, shape {value.shape}, has no place in the encoder"
+            )
+    return {**tensors, **changed}
 
 
 def _merge(tensors: dict[str, np.ndarray], adapters: Mapping[str, Adapter]) -> dict[str, np.ndarray]:

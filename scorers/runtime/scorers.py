@@ -38,6 +38,7 @@ from scorers.runtime.stack import PREFIX as STACK_PREFIX
 from scorers.runtime.stack import AnswerStack
 
 NEIGHBOURS = "familiar.safetensors"
+JUDGED = "judged_"  # before the names of those among the vectors whose prompts came with answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class PromptScores:
     """What the prompt alone says, raw. Each of shape (N,).
 
     `far`: whether the query vector lies near none of the fitted ones, None where the bundle does not know.
+    `unjudged`: whether it lies near none that the evaluator was fitted on, None where those are all.
     `gain` in [-1, 1]: P(strong adequate) - P(weak adequate) by MF. `weak_adequate`, `strong_adequate` in
     [0, 1]. `difficulty` in [-1, 1]: the classifier's gain, None where the bundle has no classifier.
     """
@@ -54,6 +56,7 @@ class PromptScores:
     strong_adequate: np.ndarray
     difficulty: np.ndarray | None
     far: np.ndarray | None = None
+    unjudged: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,7 @@ class BundleScorers:
     stack: tuple[EncoderSession, AnswerStack] | None = None
     neighbours: Neighbours | None = None
     prefixes: PrefixReader | None = None
+    judged: Neighbours | None = None
 
     def score_prompts(self, prompts: Sequence[str]) -> PromptScores:
         """Raises `ScoringFailed` when a number is not finite, `EncoderError` when a remote encoder fails."""
@@ -77,14 +81,12 @@ class BundleScorers:
         difficulty = None
         if self.difficulty is not None:
             adapted, head = self.difficulty
-            difficulty = head.gain(adapted.embed(prompts), vectors)
+            difficulty = head.gain(adapted.embed(prompts), vectors, prompts)
         _check_finite("prompt", gain if difficulty is None else gain + difficulty)
-        far = (
-            self.neighbours.far(vectors[:, : self.query.encoder_dimension])
-            if self.neighbours is not None
-            else None
+        far, unjudged = (
+            None if near is None else near.far(near.layer(vectors)) for near in (self.neighbours, self.judged)
         )
-        return PromptScores(gain, chances[:, 0], chances[:, -1], difficulty, far)
+        return PromptScores(gain, chances[:, 0], chances[:, -1], difficulty, far, unjudged)
 
     def score_answers(self, pairs: Sequence[tuple[str, AnswerLike]]) -> np.ndarray:
         """Raw P(adequate) of each answer, shape (N,); without a finish reason, of the whole that is to come.
@@ -154,6 +156,7 @@ def load_scorers(
         stack=stack,
         neighbours=_load_neighbours(folder),
         prefixes=prefixes,
+        judged=_load_neighbours(folder, JUDGED),
     )
 
 
@@ -252,13 +255,17 @@ def _load_mf(folder: Path, entry: Mapping[str, Any], dimension: int) -> MatrixFa
     return mf
 
 
-def _load_neighbours(folder: Path) -> Neighbours | None:
+def _load_neighbours(folder: Path, prefix: str = "") -> Neighbours | None:
     path = folder / NEIGHBOURS
     if not path.exists():
         return None
     try:
         tensors = load_file(str(path))
-        return Neighbours(tensors["vectors"].astype(np.float32), float(tensors["least"][0]))
+        if prefix and f"{prefix}least" not in tensors:
+            return None
+        middle = f"{prefix}middle" in tensors
+        vectors = tensors[f"{prefix}middle" if middle else f"{prefix}vectors"]
+        return Neighbours(vectors.astype(np.float32), float(tensors[f"{prefix}least"][0]), middle)
     except (SafetensorError, OSError, KeyError, IndexError) as exc:
         raise ScorerFileError(f"{path} cannot be read: {exc}") from exc
 

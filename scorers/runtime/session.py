@@ -68,8 +68,8 @@ class EncoderSession:
         int8: bool = False,
         words: ort.OrtValue | None = None,
     ) -> None:
-        """`weights_path` replaces the folder's weights (a fully fine-tuned encoder); `threads` None: ORT's
-        choice; `words` is the table of `word_table`, shared by sessions that do not change it.
+        """`weights_path` holds tensors that replace the folder's (layers that were fine-tuned); `threads`
+        None: ORT's choice; `words` is the table of `word_table`, shared by sessions that do not change it.
 
         Raises `EncoderError` when the weights do not make a graph.
         """
@@ -139,12 +139,8 @@ def _load_or_build(
     path = cache_folder() / "graphs" / f"{_cache_key(folder, adapters, weights_path, int8)}.onnx"
     if path.is_file():
         return path
-    source = weights_path or folder.weights_path
-    try:
-        weights = load_file(str(source))
-    except (SafetensorError, OSError) as exc:
-        raise EncoderError(f"{source} cannot be read as safetensors: {exc}") from exc
-    model = build_graph(folder.read_config(), weights, adapters)
+    changed = {} if weights_path is None else _load(weights_path)
+    model = build_graph(folder.read_config(), _load(folder.weights_path), adapters, changed)
     data: bytes = _quantise(model) if int8 else model.SerializeToString()
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -168,6 +164,14 @@ def _give_back_memory() -> None:
     """What loading took for a moment: glibc would keep 30 MB of it for MiniLM; others keep nothing."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def _load(path: Path) -> dict[str, np.ndarray]:
+    try:
+        weights: dict[str, np.ndarray] = load_file(str(path))
+    except (SafetensorError, OSError) as exc:
+        raise EncoderError(f"{path} cannot be read as safetensors: {exc}") from exc
+    return weights
 
 
 def _quantise(model: object) -> bytes:

@@ -5,7 +5,7 @@
     top-K    the last K layers in full (`top-2`)
     full     everything but the embeddings
 
-What a bundle needs of it comes out of `export`: adapters, or the whole changed encoder.
+What a bundle needs of it comes out of `export`: adapters, or the layers that were trained.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from scorers.errors import EncoderError
 from scorers.runtime.graph import middle_layer
 from scorers.torch.lora import LoraLinear, add_adapters
 
+ADAPTER_PASSES = 2.4  # forward 1, backward to activations 1, adapters and attention the rest
 TUNINGS = ("frozen", "lora", "top-K", "full")
 
 
@@ -75,12 +76,19 @@ class TextEncoder(nn.Module):
         extra = {"token_type_ids": type_ids} if self.model.config.type_vocab_size > 1 else {}
         return self.model(input_ids=ids, attention_mask=mask, **extra, **options)
 
+    def training_passes(self) -> float:
+        """What a training step costs, in forward passes: backward to the activations 1, to the weights 1, for
+        the layers from the lowest that trains upwards. Adapters need the weights' part for little of each."""
+        if self.tuning in ("frozen", "lora"):
+            return ADAPTER_PASSES
+        return 1.0 + 2.0 * _trained_layers(self.tuning, self.n_layers) / self.n_layers
+
     def parameters_per_token(self) -> int:
         """Weights of the transformer layers: forward and backward cost in proportion to this."""
         return sum(p.numel() for p in self.model.encoder.parameters())
 
     def export(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray] | None]:
-        """(adapter tensors in float16, None), or ({}, all weights) where whole layers were trained."""
+        """(adapter tensors in float16, None), or ({}, the trained layers' weights)."""
         if self.tuning in ("frozen", "lora"):
             tensors: dict[str, np.ndarray] = {}
             for name, adapter in self.adapters.items():
@@ -88,10 +96,7 @@ class TextEncoder(nn.Module):
                 # The scale goes into `up`, so a file needs no second number to be read right.
                 tensors[f"adapter.{name}.up"] = _half(adapter.up * adapter.scale)
             return tensors, None
-        weights = {
-            name: _half(value) for name, value in self.model.state_dict().items() if value.is_floating_point()
-        }
-        return {}, weights
+        return {}, {name: _half(p) for name, p in self.model.named_parameters() if p.requires_grad}
 
     def _unfreeze(self, last_layers: int) -> None:
         for layer in self.model.encoder.layer[self.n_layers - last_layers :]:

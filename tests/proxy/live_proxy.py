@@ -206,8 +206,8 @@ class LiveProxy:
         return {name: count for name, count in counts.items() if count}
 
 
-def make_settings(tiers: Sequence[dict[str, Any]], **sections: dict[str, Any]) -> Settings:
-    """Settings with limits short enough for a test."""
+def make_settings(tiers: Sequence[dict[str, Any]], **sections: Any) -> Settings:
+    """Settings with limits short enough for a test, and no bundle unless one is named."""
     server = {
         "connect_timeout_s": 8.0, "first_byte_timeout_s": 8.0, "between_bytes_timeout_s": 8.0,
         "request_timeout_s": 20.0, "max_answer_bytes": 1 << 19, "shutdown_grace_s": 2.0,
@@ -215,6 +215,7 @@ def make_settings(tiers: Sequence[dict[str, Any]], **sections: dict[str, Any]) -
     }  # fmt: skip
     backends = {"retry_backoff_s": 0.01}
     data = {
+        "bundle": "none",
         **sections,
         "tiers": list(tiers),
         "server": {**server, **sections.get("server", {})},

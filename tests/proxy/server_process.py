@@ -68,7 +68,7 @@ def write_config(path: Path, urls: dict[str, str], **sections: Any) -> None:
     """A configuration of two tiers."""
     tiers = [{"name": name, "url": url, "model": f"{name}-model"} for name, url in urls.items()]
     server = {"port": 0, "shutdown_idle_s": 0.5, "shutdown_grace_s": 10.0, **sections.pop("server", {})}
-    path.write_text(yaml.safe_dump({"tiers": tiers, "server": server, **sections}))
+    path.write_text(yaml.safe_dump({"bundle": "none", "tiers": tiers, "server": server, **sections}))
 
 
 @contextlib.asynccontextmanager

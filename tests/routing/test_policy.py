@@ -237,3 +237,23 @@ def test_exploration_is_never_weak_unchecked():
     p = policy(explore_share=1.0, default="mf", thresholds={"mf": 1.0}, joint=[])
     entries = {p.choose(p.default, Signals(route_score=0.0, draw=i / 100)).entry for i in range(100)}
     assert entries == {STRONG, CHECKED}
+
+
+@pytest.mark.parametrize(("score", "tier"), [(0.2, 0), (0.9, 1)])
+def test_where_the_evaluator_has_learnt_nothing_the_prompt_alone_decides(score, tier):
+    p = policy(default="cascade", unjudged="mf", explore_share=0.5)
+    p = Policy.from_dict(json.loads(json.dumps(p.to_dict())))
+    assert "mf" in p.default.needs_prompt_scores
+    for draw in (0.0, 0.3, 0.9):  # no exploring there: a check would tell nothing
+        choice = p.choose(p.default, Signals(route_score=score, difficulty=0.5, draw=draw, unjudged=True))
+        assert (choice.entry, choice.propensity, choice.explored) == (Entry(tier, False), 1.0, False)
+    told = Signals(route_score=score, difficulty=0.5, unjudged=True)
+    known = Signals(route_score=score, difficulty=0.5)
+    for rule in (p.rule("cascade", 0.3), p.rule("evaluator", None)):  # a client's own threshold, or strategy
+        assert rule.enter(told) == rule.enter(known)
+
+
+@pytest.mark.parametrize("name", ["evaluator", "none"])
+def test_only_a_prompt_score_with_a_threshold_can_stand_in_for_the_evaluator(name):
+    with pytest.raises(PolicyError, match="unjudged"):
+        policy(unjudged=name)

@@ -199,9 +199,9 @@ def test_frozen_probes_are_averaged_in_with_their_share(tmp_path: Path) -> None:
     adapted = query + 0.01
     tuned = model.head((torch.from_numpy(adapted) - model.centre) * model.scale).numpy()
     chances = 1 / (1 + np.exp(-(0.75 * tuned + 0.25 * started)))
-    found = head.gain(adapted, query)
+    found = head.gain(adapted, query, ["x"] * len(query))
     np.testing.assert_allclose(found, chances[:, 1] - chances[:, 0], atol=1e-4)
-    assert np.abs(found - head.gain(adapted, adapted)).max() > 1e-3
+    assert np.abs(found - head.gain(adapted, adapted, ["x"] * len(query))).max() > 1e-3
     with pytest.raises(ScorerFileError, match=r"'frozen\.weight' has shape"):
         DifficultyHead.read(read_scorer_file(tmp_path / "d.safetensors"), width, 384)
 

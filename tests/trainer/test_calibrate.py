@@ -249,3 +249,17 @@ def test_an_evaluator_that_tells_nothing_is_not_asked():
     pairs = zip(scores.mf, scores.difficulty, strict=True)
     entries = [rule.enter(Signals(mf, d)) for mf, d in pairs]
     assert sum(entry.check for entry in entries) < 0.3 * len(entries)
+
+
+def test_prompts_without_answers_set_what_the_prompt_alone_decides(population):
+    """Half of the prompts have answers; MF and difficulty are set on all of them, the rest on that half."""
+    prompts = without(population.subset(np.arange(2000)), "adequate_raw")
+    answered = population.subset(np.arange(1000))
+    mixed = fit_policy(answered, prompts=prompts)
+    whole, half = fit_policy(prompts), fit_policy(answered)
+    for name in ("mf", "difficulty"):
+        assert mixed.policy.thresholds[name] == whole.policy.thresholds[name]
+        assert mixed.maps[name].to_dict() == whole.maps[name].to_dict()
+    assert mixed.maps["adequate"].to_dict() == half.maps["adequate"].to_dict()
+    assert mixed.policy.default_strategy == "cascade"
+    assert (mixed.policy.unjudged, half.policy.unjudged) == ("difficulty", None)
