@@ -129,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--difficulty-tuning",
-        default="auto",
+        default="lora",
         help="frozen, lora, top-K or full; auto: two thirds of the layers from 2,000 prompts on, else lora",
     )
     add("--evaluator-tuning", default="lora", help="frozen, lora, top-K or full")

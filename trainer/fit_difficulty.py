@@ -1,7 +1,7 @@
 """Fits the difficulty classifier on the pair's prompts, starting from the matrix factorisation's probes.
 
-A table of thousands of prompts trains the upper two thirds of the layers in full, a smaller one adapters
-(`LOG.md` has both). Minutes on two cores: see `trainer/budget.py`. The validation loss counts both heads, and
+Adapters in every layer by default; `auto` trains the upper two thirds of the layers in full where a table has
+thousands of prompts, which is not measured yet (`LOG.md`). Minutes on two cores: see `trainer/budget.py`. The validation loss counts both heads, and
 the start is validated too, so fine-tuning that only hurts leaves the probes as they were.
 """
 
@@ -36,11 +36,12 @@ _ADAPTERS, _LAYERS = (5e-4, 1.0, 3), (8e-5, 0.9, 2)
 class DifficultySettings:
     """`outputs` 2: both tiers' chances (default); 1: P(strong should answer). `minutes` bounds the run.
 
-    `tuning` auto: the upper two thirds of the layers in full from 2,000 prompts on, else adapters.
+    `tuning` lora: adapters; auto: the upper two thirds of the layers in full from 2,000 prompts on, else
+    adapters.
     `max_epochs` and `encoder_lr` None: what goes with the tuning.
     """
 
-    tuning: str = "auto"
+    tuning: str = "lora"
     rank: int = 8
     lora_layers: int | None = None
     outputs: int = 2

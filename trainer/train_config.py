@@ -102,7 +102,7 @@ class FitConfig(_Section):
     mf_form: Literal["auto", "correctness", "pairwise"] = "auto"
     difficulty: bool = True
     evaluator: bool = True
-    difficulty_tuning: str = "auto"
+    difficulty_tuning: str = "lora"
     evaluator_tuning: str = "lora"
     lora_rank: int = Field(8, ge=1)
     max_minutes: float = Field(30.0, gt=0)
