@@ -82,6 +82,7 @@ async def test_scores_are_those_of_this_process_and_a_dead_one_fails_at_once(kee
         assert isinstance((await _prompt_scores(far, ["lone \ud800 surrogate"]))[0][0], float)
 
         (child,) = (p for p in psutil.Process().children() if "proxy.scorer_process" in p.cmdline())
+        child.suspend()  # so that the answer is still owed when it dies
         asking = asyncio.ensure_future(far.score_answers("x" * 20_000, ANSWERS[:1]))
         await asyncio.sleep(0.01)
         child.kill()
