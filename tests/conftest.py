@@ -15,6 +15,9 @@ __all__ = ["pytest_runtest_makereport", "pytest_sessionfinish"]
 # No test may reach a model hub; a library that tries fails at once instead of waiting for a time-out.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Workers of one run share two cores: torch's threads of one would wait, spinning, for those of the other.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
