@@ -5,8 +5,9 @@ A look-up costs a microsecond against milliseconds of an encoder. The text itsel
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
+
+from scorers.text import text_key
 
 # Calibrated route score and difficulty; unlike the fitted prompts; unlike those with answers.
 PromptPair = tuple[float, float | None, bool, bool]
@@ -24,8 +25,8 @@ class ScoreCache:
 
     @staticmethod
     def key_of(text: str) -> bytes:
-        """16 bytes that stand for a text, lone surrogates included."""
-        return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        """What stands for a text here."""
+        return text_key(text)
 
     def find(self, key: bytes) -> PromptPair | None:
         """The scores kept under a key."""

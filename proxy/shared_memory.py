@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-_ROWS = 320  # processes at a time: 256 workers, and those that take over from them
+ROWS = 320  # processes at a time: 256 workers, and those that take over from them
 
 
 def shared_folder() -> Path | None:
@@ -27,11 +27,33 @@ def map_shared(name: str, size: int) -> mmap.mmap:
     folder = shared_folder()
     if folder is None:
         return mmap.mmap(-1, size)
-    descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o600)
+    return map_file(folder / name, size)
+
+
+def map_file(file: Path, size: int) -> mmap.mmap:
+    """At least `size` bytes of a file, shared with everyone who maps it. Raises `OSError`."""
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         return _map(descriptor, size)
     finally:
         os.close(descriptor)
+
+
+def claim_file(folder: Path, pattern: str) -> tuple[int, int] | None:
+    """The first number whose file no living process holds, and the descriptor that holds it; None: no more.
+
+    `pattern` is the file's name with `{}` for the number. The kernel frees a dead process's. Raises
+    `OSError`.
+    """
+    for number in range(ROWS):
+        descriptor = os.open(folder / pattern.format(number), os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+        else:
+            return number, descriptor
+    return None
 
 
 class OwnRow:
@@ -54,7 +76,7 @@ class OwnRow:
         folder = shared_folder()
         if folder is None:
             return [(self.number, self.bytes)]
-        for number in range(_ROWS):
+        for number in range(ROWS):
             if number in self._others or number == self.number:
                 continue
             try:
@@ -77,16 +99,11 @@ class OwnRow:
             self._lock = -1
 
     def _claim(self, folder: Path) -> mmap.mmap:
-        for number in range(_ROWS):
-            descriptor = os.open(folder / f"{self._name}-{number}.row", os.O_RDWR | os.O_CREAT, 0o600)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(descriptor)
-            else:
-                self.number, self._lock = number, descriptor
-                return _map(descriptor, self._size)
-        raise OSError(f"more than {_ROWS} processes share {folder}")
+        claimed = claim_file(folder, self._name + "-{}.row")
+        if claimed is None:
+            raise OSError(f"more than {ROWS} processes share {folder}")
+        self.number, self._lock = claimed
+        return _map(self._lock, self._size)
 
 
 def _map(descriptor: int, size: int) -> mmap.mmap:

@@ -10,10 +10,8 @@ transaction a request in the event loop. The files survive the processes; a fold
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
-import mmap
 import os
 import tempfile
 from pathlib import Path
@@ -21,12 +19,12 @@ from typing import TypeAlias
 
 from proxy.auth import ApiKey
 from proxy.limits import Used, check_limits, clock, day_of, minute_of, month_of
+from proxy.shared_memory import ROWS, claim_file, map_file
 from routing.errors import SettingsError
 from routing.protocols import Clock
 
 _log = logging.getLogger("upshift.auth")
 USAGE_DIR = "UPSHIFT_USAGE_DIR"  # where a supervisor or predecessor counts
-_ROWS = 320  # processes at a time: 256 workers, and those that take over from them
 _FIELDS = 9
 _MINUTE, _REQUESTS, _REQUESTS_BEFORE, _TOKENS, _TOKENS_BEFORE, _DAY, _USD_DAY, _MONTH, _USD_MONTH = range(9)
 _ROW_BYTES = 8 * _FIELDS
@@ -131,29 +129,18 @@ class LocalMeter:
                 self._folder = Path(self._own_folder.name)
                 self._open(self._folder)
             name = hashlib.sha256(key.id.encode()).hexdigest()[:32]
-            cells = self._maps[key.id] = _map(self._folder / f"{name}.used", _ROWS * _ROW_BYTES)
+            cells = self._maps[key.id] = _map(self._folder / f"{name}.used", ROWS * _ROW_BYTES)
         return cells
 
 
 def _map(file: Path, size: int) -> Cells:
     """A file's bytes as float64 numbers, shared with everyone who maps it."""
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        if os.fstat(descriptor).st_size < size:
-            os.ftruncate(descriptor, size)
-        return memoryview(mmap.mmap(descriptor, size)).cast("d")
-    finally:
-        os.close(descriptor)
+    return memoryview(map_file(file, size)).cast("d")
 
 
 def _claim_row(folder: Path) -> tuple[int, int]:
-    """The first row that no living process has, and the lock that holds it; the kernel frees a dead one's."""
-    for row in range(_ROWS):
-        descriptor = os.open(folder / f"row-{row}.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-        else:
-            return row, descriptor
-    raise SettingsError(f"auth.usage_dir: more than {_ROWS} processes count in {folder}")
+    """The first row that no living process has, and the lock that holds it."""
+    claimed = claim_file(folder, "row-{}.lock")
+    if claimed is None:
+        raise SettingsError(f"auth.usage_dir: more than {ROWS} processes count in {folder}")
+    return claimed

@@ -136,3 +136,8 @@ def _label(turn: Mapping[str, Any]) -> str:
     label = _ROLE_LABELS.get(role, role) if isinstance(role, str) and role else "User"
     name = turn.get("name")
     return f"{label} ({name})" if isinstance(name, str) and name else label
+
+
+def text_key(text: str) -> bytes:
+    """16 bytes that stand for a text in a cache, lone surrogates included."""
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -157,9 +157,8 @@ class Decisions(BaseModel):
 
 
 class CurvePointOut(BaseModel):
-    """One operating point on the calibration prompts. `quality` and `cost` are shares of always-strong's,
-    `low`
-    and `high` a 95 % interval of `quality` on these prompts. `allowed`: it may be put in force for all."""
+    """One operating point on the calibration prompts. `quality` and `cost` are shares of always-strong's;
+    `low` and `high` bound `quality` at 95 % on these prompts. `allowed`: it may be put in force for all."""
 
     threshold: float
     strong_share: float

@@ -5,12 +5,13 @@ Several threads use one cache: the prompts' and the answers' scorers run beside 
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 import numpy as np
+
+from scorers.text import text_key
 
 Embed = Callable[[Sequence[str]], np.ndarray]
 
@@ -28,7 +29,7 @@ class VectorCache:
 
     def fill(self, texts: Sequence[str], embed: Embed) -> np.ndarray:
         """Vectors of `texts` (N, d) in order; `embed` is asked once for each that is not kept."""
-        keys = [_key(text) for text in texts]
+        keys = [text_key(text) for text in texts]
         with self._lock:
             found = {key: self._kept[key] for key in keys if key in self._kept}
             for key in found:
@@ -50,7 +51,3 @@ class VectorCache:
                 self._kept[key] = vector.copy()  # a row alone, not a view that holds its whole batch
             while len(self._kept) > self._most:
                 self._kept.popitem(last=False)
-
-
-def _key(text: str) -> bytes:
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
