@@ -15,6 +15,7 @@ from proxy.wire import Headers, Scope, header
 from routing.decision import Route
 
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
+_LONGEST_CHARS = 1024  # clients refuse answers with large headers
 _VERSION = (b"openai-version", b"2020-10-01")  # the one version OpenAI's API ever had
 _TRACE_HEADERS = (b"traceparent", b"tracestate")
 _OURS = frozenset({"openai-processing-ms", "openai-version"})  # told by the proxy, for the whole request
@@ -100,7 +101,9 @@ def passed_on(headers: Mapping[str, str]) -> Headers:
     out: Headers = []
     for name, value in headers.items():
         if name == "content-type" or name.startswith(("openai-", "x-ratelimit-")):
-            if name in _OURS or (name == "content-type" and value.startswith("text/event-stream")):
+            if len(value) > _LONGEST_CHARS:
+                continue
+            if value.lower().startswith("text/event-stream") if name == "content-type" else name in _OURS:
                 continue
             out.append((name.encode("latin-1"), value.encode("latin-1")))
     return out

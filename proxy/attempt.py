@@ -76,8 +76,8 @@ class TierAttempt:
         self._reading: asyncio.Future[bytes] | None = None  # the next piece, waited for and not yet taken
 
     async def classify(self) -> None:
-        """For an error status: read the body and tell whose fault it is."""
-        if self.status < 400:
+        """For a status that is no success, a redirect too: read the body and tell whose fault it is."""
+        if 200 <= self.status < 300:
             return
         self.body = await read_whole(self._reply, self.hold)
         self.standing = standing_of(self.status, self.body)
@@ -209,7 +209,7 @@ class TierAttempt:
     def _stream(self) -> AsyncIterator[bytes]:
         if self._pieces is None:
             kind = self.headers.get("content-type", "")
-            if not kind.startswith("text/event-stream"):
+            if not kind.lower().startswith("text/event-stream"):
                 raise BackendBroken(f"a stream was asked for, {kind or 'no content type'} came")
             self._pieces = self._reply.chunks()
         return self._pieces

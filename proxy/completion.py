@@ -15,6 +15,7 @@ from scorers.pieces import count_pieces
 from scorers.text import render_answer
 
 _REASONING = ("reasoning_content", "reasoning")  # vLLM's two names for it, and other backends'
+_MAX_TOKENS = 1 << 40  # beyond it a number is no count, and no database takes the sum
 _ABOUT = frozenset({"role", "index", "finish_reason", "stop_reason", "logprobs"})  # and not of an answer
 
 
@@ -92,7 +93,9 @@ def _holds(message: object) -> bool:
 
 def _count(value: object) -> int | None:
     """A token count; None for anything that is none."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    return value if 0 <= value <= _MAX_TOKENS else None
 
 
 @dataclass(slots=True)
@@ -143,16 +146,17 @@ class StreamReader:
         if chunk.get("error"):
             raise BackendBroken("an error came inside the stream")
         choices = chunk.get("choices")
+        if choices is None and isinstance(chunk.get("usage"), dict):
+            choices = []  # some backends' last chunk
         if not isinstance(choices, list):
             raise BackendBroken("a stream event holds no choices")
-        if not self.model:
-            self.model = str(chunk.get("model") or "")
+        if not self.model and isinstance(name := chunk.get("model"), str):
+            self.model = name
         if isinstance(chunk.get("usage"), dict):
             self.usage = read_usage(chunk)
         try:
             for item in choices:
-                if isinstance(item, dict):
-                    self._add_choice(item)
+                self._add_choice(item)
         except (AttributeError, TypeError, ValueError) as error:
             raise BackendBroken("a stream event is not of the shape of a chunk") from error
 

@@ -205,7 +205,7 @@ class Gateway:
         attempt = await self._begin_pinned(exchange, target.tier)
         exchange.headers += decision_headers(route, tier.name, tier.model)
         try:
-            if attempt.status >= 400:
+            if not 200 <= attempt.status < 300:
                 await self._tiers.relay_error(exchange, attempt)
                 return
             exchange.headers += passed_on(attempt.headers)

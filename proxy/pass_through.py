@@ -153,7 +153,7 @@ class PassThrough:
         try:
             reply = await target.backend.send(request)
             try:
-                if reply.status >= 400:
+                if not 200 <= reply.status < 300:
                     body = await read_whole(reply, exchange.hold)
                     if declines is not None and declines(reply.status, body):
                         return False
@@ -190,7 +190,7 @@ class PassThrough:
     async def _relay_stream(self, exchange: _Exchange, target: Target, reply: BackendReply) -> None:
         """Whole events as they come. Raises `BackendBroken` when the end is not one the API knows."""
         kind = reply.headers.get("content-type", "")
-        if not kind.startswith("text/event-stream"):
+        if not kind.lower().startswith("text/event-stream"):
             raise BackendBroken(f"a stream was asked for, {kind or 'no content type'} came")
         tail = b"\n"
         async for piece in whole_pieces(reply.chunks(), exchange.hold):

@@ -15,12 +15,11 @@ from proxy.completion import StreamReader, read_usage
 from proxy.sse import DONE, MAX_EVENT_BYTES, EventSplitter, event_data, whole_events
 from routing.errors import BackendBroken, BackendError
 
-_TAIL_BYTES = 4096
+_ENDING_BYTES = 4096  # the usage object is in the last of them
 _USAGE = re.compile(rb'"usage" ?: ?(\{(?:[^{}]|\{[^{}]*\})*\})')
-_FINISHED = re.compile(rb'"finish_reason" ?: ?"')
+_FINISHED = re.compile(rb'"finish_reason" ?: ?"[^"]')
 _DONE = re.compile(rb"(?:\A|\n)(data: ?\[DONE\])")  # at the beginning of a line: text cannot hold one
 _EVENT_END = re.compile(rb"\r?\n\r?\n")
-_ERROR_EVENT = re.compile(rb'(?:\A|\n)data: ?\{"error"')  # quotes inside JSON text would be escaped
 
 
 class PinnedRelay:
@@ -30,8 +29,8 @@ class PinnedRelay:
         self._attempt = attempt
         self._parts: list[bytes] = []  # not yet a whole event, or not yet a chunk
         self._held = 0  # their bytes
-        self._tail = b""  # the last bytes given
-        self._begun = self._done = False
+        self._ending = b""  # the last bytes given, from the finish reason on
+        self._begun = self._finished = self._done = False
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """Whole events as they came. A backend's error event ends the stream, with `standing` `failed`.
@@ -44,24 +43,27 @@ class PinnedRelay:
                 events = self._take(piece)
                 if not events:
                     continue
-                if b'{"error"' in events and (found := _ERROR_EVENT.search(events)):
+                if b'"error"' in events and (end := _error_end(events)):
                     attempt.standing = "failed"
-                    yield _up_to_event(events, found.end())  # what may follow would look like an answer
+                    yield events[:end]  # what may follow would look like an answer
                     return
                 if b"[DONE]" in events and (found := _DONE.search(events)):
-                    if not _FINISHED.search(self._tail):
-                        if found.start(1):
-                            yield events[: found.start(1)]
+                    before = events[: found.start(1)]
+                    self._note(before)
+                    if not self._finished:
+                        yield before
                         raise BackendBroken("the stream ended before its finish reason")
                     self._done = True
                     yield _up_to_event(events, found.end())
                     await attempt.finish()
                     break
+                if self._finished or _FINISHED.search(events):
+                    self._note(events)
                 yield events
         except BackendError:
             # A break after the only choice's finish reason is an end like any other: the client has the
             # whole answer, and an error after it would make it pay for another.
-            if attempt.call.choices != 1 or not _FINISHED.search(self._tail):
+            if attempt.call.choices != 1 or not self._finished:
                 raise
             self._parts = []
         for last in self._mended_end():
@@ -76,9 +78,9 @@ class PinnedRelay:
             yield last
         if not self._begun:
             raise BackendBroken("the stream ended before any content")
-        for usage in _USAGE.findall(self._tail):
+        for usage in _USAGE.findall(self._ending):
             attempt.reader.usage = read_usage({"usage": decode_event(usage)})
-        if not _FINISHED.search(self._tail):
+        if not self._finished:
             raise BackendBroken("the stream ended before its finish reason")
         attempt.done = attempt.ended_well = True
         if not self._done:
@@ -100,7 +102,6 @@ class PinnedRelay:
             self._keep(piece[whole:])
         events = piece[:whole]
         self._attempt.reader.pieces += events.count(b"data:")
-        self._tail = (self._tail + events)[-_TAIL_BYTES:]
         return events
 
     def _keep(self, part: bytes) -> None:
@@ -123,8 +124,14 @@ class PinnedRelay:
             decode_event(data)
         if not self._begun and not self._begins(rest):
             return b""
-        self._tail += rest
+        self._note(rest)
         return rest
+
+    def _note(self, events: bytes) -> None:
+        """Whether the finish reason has come, and what has come from there on."""
+        self._finished = self._finished or _FINISHED.search(events) is not None
+        if self._finished:
+            self._ending = (self._ending + events)[-_ENDING_BYTES:]
 
     def _begins(self, events: bytes) -> bool:
         """Whether the first chunk is there. Raises `BackendBroken` for an error or for no chunk."""
@@ -137,6 +144,23 @@ class PinnedRelay:
         StreamReader(self._attempt.call.api).add(decode_event(data))
         self._begun = True
         return True
+
+
+def _error_end(events: bytes) -> int:
+    """Where the first error event ends; 0: there is none."""
+    at = 0
+    for end in _EVENT_END.finditer(events):
+        event, at = events[at : end.end()], end.end()
+        if b'"error"' in event and _is_error(event_data(event.replace(b"\r\n", b"\n"))):
+            return at
+    return 0
+
+
+def _is_error(data: bytes) -> bool:
+    try:
+        return bool(decode_event(data).get("error"))
+    except BackendBroken:
+        return False
 
 
 def _up_to_event(events: bytes, at: int) -> bytes:

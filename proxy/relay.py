@@ -144,15 +144,16 @@ class StreamRelay:
             attempt.reader.add(chunk)
         elif not counted:
             attempt.reader.pieces += 1
-        if chunk is not None and attempt.asked.logprobs:
-            for choice in chunk["choices"]:
+        choices = (chunk.get("choices") or ()) if chunk is not None else ()
+        if choices and attempt.asked.logprobs:
+            for choice in choices:
                 choice["logprobs"] = None
             data = orjson.dumps(chunk)
             event = data_event(data)
-        if chunk is not None and isinstance(chunk.get("usage"), dict) and not chunk["choices"]:
+        if chunk is not None and isinstance(chunk.get("usage"), dict) and not choices:
             return self._usage_event(before, data)
         out = data_event(before) if before is not None else b""
-        if chunk is not None and any(choice.get("finish_reason") for choice in chunk["choices"]):
+        if any(choice.get("finish_reason") for choice in choices):
             self._kept = data
             return out
         return out + event

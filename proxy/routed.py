@@ -37,6 +37,7 @@ from routing.tier import Ladder
 
 _log = logging.getLogger("upshift.routed")
 _CERTIFICATE_ENDED = (b"x-upshift-certificate", b"ended")
+_MODEL_CHARS = 256
 _DECIDED = frozenset(
     {
         "easy_prompt",
@@ -209,5 +210,6 @@ class RoutedCalls:
 
 
 def _served_model(attempt: TierAttempt, default: str) -> str:
-    name = attempt.data.get("model") if attempt.data is not None else attempt.reader.model
-    return name if isinstance(name, str) and name else default
+    """As its backend names it, where that can stand in a header."""
+    name = attempt.model
+    return name if 0 < len(name) <= _MODEL_CHARS and name.isprintable() else default

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
 
+from proxy.retry_after import retry_after_s
 from routing.errors import BackendBroken, BackendError, BackendTimeout, BackendUnavailable, UpshiftError
 
 _TYPES = {
@@ -24,6 +26,7 @@ _TYPES = {
     429: "rate_limit_error",
 }
 _MAX_MESSAGE_CHARS = 2_000
+_LONGEST_S = 365 * 86_400  # of a `Retry-After`
 _CODE = re.compile(r"[a-z_]{1,40}")
 
 
@@ -119,7 +122,7 @@ def from_backend_reply(status: int, body: bytes, headers: Mapping[str, str], tie
     never passed on.
     """
     payload = _error_payload(body)
-    retry_after = headers.get("retry-after")
+    named_s = retry_after_s(headers.get("retry-after"))
     code = _text(payload.get("code"))
     if status in (401, 403):
         message = f"The backend of tier '{tier}' refused the proxy's credentials ({status})."
@@ -131,8 +134,8 @@ def from_backend_reply(status: int, body: bytes, headers: Mapping[str, str], tie
         code=code,
         param=_text(payload.get("param")),
         kind=_text(payload.get("type")),
-        retry=status in (429, 503) and retry_after is not None,
-        retry_after=retry_after,
+        retry=status in (429, 503) and named_s is not None,
+        retry_after=None if named_s is None else str(min(_LONGEST_S, math.ceil(named_s))),
     )
 
 

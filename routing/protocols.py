@@ -22,6 +22,7 @@ class BackendRequest:
     `stream` says whether the answer is expected as server-sent events; `timeout_s` is what is left of
     the request's deadline (None: no limit), and `timeout_stage` the stage a `BackendTimeout` names when it
     passes: `total` where the whole request is over with it, `share` where another tier still has time.
+    `fresh` asks for a connection of its own: the kept one of the attempt before was found closed.
     """
 
     path: str
@@ -31,6 +32,7 @@ class BackendRequest:
     timeout_s: float | None = None
     method: str = "POST"
     timeout_stage: str = "total"
+    fresh: bool = False
 
 
 @runtime_checkable

@@ -227,7 +227,7 @@ class HttpBackend:
             end_at = now + request.timeout_s
             if request.timeout_s < limit_s:
                 limit_s, stage = request.timeout_s, request.timeout_stage
-        connection = pool.take()
+        connection = None if request.fresh else pool.take()
         if connection is None:
             connection = await self._connect(pool, limit_s, stage)
         try:
@@ -236,6 +236,8 @@ class HttpBackend:
                 if connection.failure is not None:
                     raise connection.failure
                 await connection.wait(now + limit_s)
+            if "content-encoding" in connection.headers and connection.status < 300:
+                _check_encoding(connection.headers)
         except TimeoutError as error:
             connection.abort()
             raise BackendTimeout(f"no reply within {limit_s:.3g} s", stage) from error
@@ -291,6 +293,13 @@ class HttpBackend:
         if not target.isascii() or not target.isprintable() or " " in target:
             raise BackendBroken(f"the path {target[:200]!r} is not that of a URL")
         return f"{method} {target} HTTP/1.1\r\n".encode()
+
+
+def _check_encoding(headers: Mapping[str, str]) -> None:
+    """Raises `BackendBroken` for an answer that nobody here could read."""
+    encoding = headers["content-encoding"].strip().lower()
+    if encoding not in ("", "identity"):
+        raise BackendBroken(f"the answer is encoded ({encoding[:40]}), which was not asked for")
 
 
 def _context(verify: bool) -> ssl.SSLContext:

@@ -3,7 +3,9 @@
 Repeated is only what cannot have been answered: a connection that was never made, a kept-alive one that was
 already closed, and a 429 or 503 that names a time. After the first byte of a reply nothing is repeated. The
 wait has full jitter (Brooker, "Exponential Backoff And Jitter", 2015), and a budget keeps repeats to a share
-of all requests, so that a backend in trouble does not get twice the load.
+of all requests, so that a backend in trouble does not get twice the load. A kept-alive connection that is
+found closed at once brought its backend no load: the request goes out again on a new one, whatever the budget
+and the number of attempts.
 """
 
 from __future__ import annotations
@@ -13,15 +15,15 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 
 from proxy.backends.http import HttpReply
 from proxy.backends.replicas import Replica, ReplicaSet
+from proxy.retry_after import retry_after_s
 from routing.errors import BackendError, BackendStale, BackendTimeout, BackendUnavailable
 from routing.protocols import BackendRequest, Clock
 
 _NAMED_A_TIME = frozenset({429, 503})
+_FOUND_CLOSED_S = 1.0  # a kept connection that takes longer to break may have been worked on
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,10 @@ class TierBackend:
                 reply = await replica.send(request if last == 1 else self._with_rest(request, started))
             except BackendError as error:
                 wait_s = self._wait_after(error)
-                if not self._may_repeat(wait_s, last, request, started, begun):
+                found_closed = isinstance(error, BackendStale) and self._clock() - begun < _FOUND_CLOSED_S
+                if found_closed and last == 1:
+                    request = replace(request, fresh=True)
+                elif not self._may_repeat(wait_s, last, request, started, begun):
                     raise
             else:
                 wait_s = self._wait_for(reply, replica)
@@ -133,20 +138,3 @@ class TierBackend:
         if request.timeout_s is not None and now - started + wait_s + (now - begun) >= request.timeout_s:
             return False
         return self._budget.withdraw()
-
-
-def retry_after_s(value: str | None) -> float | None:
-    """Seconds of a `Retry-After` header, which is a number or an HTTP date; None where there is none."""
-    if value is None:
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        moment = parsedate_to_datetime(value)
-    except (TypeError, ValueError):
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - datetime.now(UTC)).total_seconds())

@@ -14,7 +14,8 @@ from proxy.backends.breaker import BreakerLimits, CircuitBreaker
 from proxy.backends.health import HealthChecks
 from proxy.backends.http import HttpBackend, HttpTimeouts
 from proxy.backends.replicas import ReplicaSet
-from proxy.backends.retry import RetryBudget, RetryLimits, TierBackend, retry_after_s
+from proxy.backends.retry import RetryBudget, RetryLimits, TierBackend
+from proxy.retry_after import retry_after_s
 from routing.errors import BackendBroken, BackendStale, BackendTimeout, BackendUnavailable
 from routing.protocols import BackendRequest
 from tests import chaos_faults as faults
