@@ -3,12 +3,14 @@
 `record` appends to a bounded queue and returns. A writer thread takes what has gathered every
 `flush_interval_s` and commits it in one transaction, so a crash loses at most that interval. A database
 that is locked, full or gone makes the queue grow to its bound; beyond it rows are dropped and counted, and
-no request notices. Several workers write to one database at once; each has its own queue and thread.
+no request notices. A full one is offered fewer rows at a time, after the old ones that retention gives up.
+Several workers write to one database at once; each has its own queue and thread.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -24,6 +26,7 @@ from routing.protocols import DecisionLog
 _log = logging.getLogger("upshift.log")
 COLUMNS = TABLES["decisions"]
 _BATCH_ROWS = 2_000
+_FEW_ROWS = 50  # at a time, for a database that has no room for more
 _RETRY_S = 1.0
 _TRIM_INTERVAL_S = 60.0
 _CLOSE_S = 10.0
@@ -46,7 +49,7 @@ class Store(Protocol):
         ...
 
     def trim(self, oldest_at: float | None, max_rows: int) -> None:
-        """Delete rows of every table before `oldest_at`, and the oldest decisions beyond `max_rows` (0: no
+        """Delete rows of every table before `oldest_at`, and each table's oldest beyond `max_rows` (0: no
         bound)."""
         ...
 
@@ -61,9 +64,12 @@ class QueuedLog:
         self._settings = settings
         self._on_drop = on_drop
         self._rows: deque[tuple[str, Row]] = deque()
+        self._text_in = self._text_out = 0  # characters that came and went: each counted by one thread alone
         self._stop = threading.Event()
         self._trim_at = time.monotonic()
         self._down = False
+        self._wrote = True
+        self._batch_rows = _BATCH_ROWS
         self._thread = threading.Thread(target=self._run, name="decision-log", daemon=True)
         self._thread.start()
 
@@ -73,10 +79,18 @@ class QueuedLog:
         return len(self._rows)
 
     def record(self, row: Mapping[str, object], table: str = "decisions") -> None:
-        if len(self._rows) >= self._settings.max_queued_rows:
+        settings = self._settings
+        if len(self._rows) >= settings.max_queued_rows:
             self._on_drop(1)
             return
-        self._rows.append((table, tuple(row.get(name) for name in TABLES[table])))
+        values = tuple(row.get(name) for name in TABLES[table])
+        if settings.store_text:
+            count = _count_text(values)
+            if self._text_in - self._text_out + count > settings.max_queued_mib << 20:
+                self._on_drop(1)
+                return
+            self._text_in += count
+        self._rows.append((table, values))
 
     async def close(self) -> None:
         """Write what waits, for at most 10 s; what the database does not take is dropped and counted."""
@@ -90,17 +104,30 @@ class QueuedLog:
         while True:
             last = self._stop.wait(_RETRY_S if self._down else self._settings.flush_interval_s)
             try:
-                self._flush()
-                self._trim()
+                self._work()
             except DatabaseDown as error:
-                if not self._down:
-                    _log.warning("the decision log cannot be written: %s; rows wait in memory", error)
-                self._down = True
+                self._note_down(str(error))
+            except Exception as error:  # noqa: BLE001 - the thread must outlive what no driver should raise
+                self._note_down(f"{type(error).__name__}, which was not expected")
             else:
                 self._down = False
             if last:
                 self._store.close()
                 return
+
+    def _work(self) -> None:
+        """Write what waits. Raises `DatabaseDown`."""
+        if self._down:  # it may be full: make room first
+            with contextlib.suppress(DatabaseDown):
+                self._trim()
+        self._flush()
+        self._trim()
+
+    def _note_down(self, why: str) -> None:
+        if not self._down:
+            _log.warning("the decision log cannot be written: %s; rows wait in memory", why)
+        self._down = True
+        self._batch_rows = max(_FEW_ROWS, self._batch_rows // 4)
 
     def _flush(self) -> None:
         """Rows leave the queue only once they are committed."""
@@ -110,13 +137,21 @@ class QueuedLog:
                 self._store.write(rows, table)
             except RowRefused as error:
                 self._write_singly(rows, table, error)
-            for _ in rows:
+            except DatabaseDown:
+                if self._wrote:  # since the last time: retention has something to give up again
+                    self._wrote, self._trim_at = False, 0.0
+                raise
+            self._wrote = True
+            for row in rows:
                 self._rows.popleft()
+                if self._settings.store_text:
+                    self._text_out += _count_text(row)
+            self._batch_rows = min(_BATCH_ROWS, self._batch_rows * 2)
 
     def _batch(self) -> tuple[str, list[Row]]:
         """The rows at the head of the queue that go into one table; by index, since others append."""
         table, rows = self._rows[0][0], list[Row]()
-        for index in range(min(len(self._rows), _BATCH_ROWS)):
+        for index in range(min(len(self._rows), self._batch_rows)):
             other, row = self._rows[index]
             if other != table:
                 break
@@ -138,6 +173,10 @@ class QueuedLog:
             return
         self._trim_at = time.monotonic() + _TRIM_INTERVAL_S
         self._store.trim(time.time() - days * 86_400 if days else None, max_rows)
+
+
+def _count_text(row: Row) -> int:
+    return sum(len(value) for value in row if isinstance(value, str))
 
 
 class NoDecisionLog:

@@ -25,7 +25,7 @@ _OPTIONS: dict[str, Any] = {
     "tcp_user_timeout": 10_000,
 }
 _THERE = "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0"
-_TRIM = "DELETE FROM decisions WHERE ctid IN (SELECT ctid FROM decisions ORDER BY at DESC OFFSET %s)"
+_TRIM = "DELETE FROM {table} WHERE at < (SELECT at FROM {table} ORDER BY at DESC LIMIT 1 OFFSET %s)"
 
 
 class PostgresStore:
@@ -65,8 +65,8 @@ class PostgresStore:
                 if oldest_at is not None:
                     for table in TABLES:
                         connection.execute(f"DELETE FROM {table} WHERE at < %s", (oldest_at,))
-                if max_rows:
-                    connection.execute(_TRIM, (max_rows,))
+                for table in TABLES if max_rows else ():
+                    connection.execute(_TRIM.format(table=table), (max_rows - 1,))
         except self._psycopg.Error as error:
             self.close()
             raise DatabaseDown(_describe(error)) from error

@@ -52,7 +52,8 @@ class RoutingSettings(Section):
     )
     load_shift_from_requests: int = Field(
         0, ge=0,
-        description="with so many running on the last tier, thresholds rise within the certificate; 0: never",
+        description="with so many of a worker's requests running on the last tier, thresholds rise within the"
+        " certificate; 0: never",
     )  # fmt: skip
     scorer_timeout_s: Seconds = Field(
         5.0, description="a score later than this counts as failed; 0: no limit"
@@ -203,8 +204,11 @@ class LogSettings(Section):
     url: str = Field("", description="sqlite:///PATH or postgresql://USER@HOST/DATABASE; empty: off")
     flush_interval_s: float = Field(0.5, gt=0, description="rows not yet written are lost by a crash")
     max_queued_rows: int = Field(50_000, ge=1, description="rows beyond it are dropped and counted")
+    max_queued_mib: int = Field(
+        256, ge=1, description="the same for their text, where `store_text` keeps it (millions of characters)"
+    )
     retention_days: float = Field(0.0, ge=0, description="older rows are deleted; 0: kept for ever")
-    max_rows: int = Field(0, ge=0, description="the oldest rows beyond it are deleted; 0: no bound")
+    max_rows: int = Field(0, ge=0, description="each table's oldest rows beyond it are deleted; 0: no bound")
     store_text: bool = Field(False, description="keep prompts and answers too")
 
 

@@ -14,6 +14,7 @@ _INSERT = {
     table: f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
     for table, columns in TABLES.items()
 }
+_TRIM = "DELETE FROM {table} WHERE rowid <= (SELECT rowid FROM {table} ORDER BY rowid DESC LIMIT 1 OFFSET ?)"
 _LOCKED_S = 5.0  # how long the writer thread waits for another writer's lock
 
 
@@ -53,12 +54,8 @@ class SqliteStore:
                 if oldest_at is not None:
                     for table in TABLES:
                         database.execute(f"DELETE FROM {table} WHERE at < ?", (oldest_at,))
-                if max_rows:
-                    database.execute(
-                        "DELETE FROM decisions WHERE rowid <= "
-                        "(SELECT rowid FROM decisions ORDER BY rowid DESC LIMIT 1 OFFSET ?)",
-                        (max_rows,),
-                    )
+                for table in TABLES if max_rows else ():
+                    database.execute(_TRIM.format(table=table), (max_rows,))
             database.execute("PRAGMA incremental_vacuum")
         except sqlite3.Error as error:
             self.close()

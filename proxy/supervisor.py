@@ -2,9 +2,11 @@
 
 The supervisor serves nothing itself. It binds the socket and hands it to every worker, so that a worker can
 be replaced while connections wait in one queue. A worker that dies is started again, at first at once and
-then with growing waits. Where a bundle is served, one more process holds its scorers for all of them
-(`proxy.scorer_process`). Metrics of all workers lie in memory-mapped files in one folder, which every worker
-adds up; the gauges of a dead one are taken out here.
+then with growing waits. New settings are tried in a process of their own first (`proxy.settings_trial`): what
+cannot be used reaches no worker, and every worker that starts later too finds those in force. Where a bundle
+is served, one more process holds its scorers for all of them (`proxy.scorer_process`). Metrics of all workers
+lie in memory-mapped files in one folder, which every worker adds up; the gauges of a dead one are taken out
+here.
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ class Worker:
         self.process = process
         self.started = time.monotonic()
         self.leaving = False  # it was asked to stop; it is not replaced when it ends
+        self.serving = False  # until then SIGHUP would end it
 
     def ask_to_stop(self) -> None:
         """SIGTERM, once."""
@@ -75,6 +78,8 @@ class Supervisor:
         self._tasks: set[asyncio.Task[object]] = set()
         self._stopping = asyncio.Event()
         self._rolling = asyncio.Lock()
+        self._reloading = asyncio.Lock()
+        self._reloads = 0
         self._life_read, self._life_write = os.pipe()
         self._keepers: list[ScorerKeeper] = []  # the last one is for new workers
         self._deaths = 0
@@ -85,7 +90,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stopping.set)
         loop.add_signal_handler(signal.SIGINT, self._stopping.set)
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._begin(self._reload()))
         loop.add_signal_handler(signal.SIGUSR2, lambda: self._begin(self._roll()))
         self._write_settings()
         self._keep_scorers()
@@ -103,9 +108,13 @@ class Supervisor:
             await self._stop()
 
     def _write_settings(self) -> None:
-        draft = self._file.with_suffix(".new")
-        draft.write_text(self._settings.model_dump_json(), encoding="utf-8")
+        draft = self._draft(self._settings)
         draft.replace(self._file)  # a worker that starts now reads the old file or the new one, never half
+
+    def _draft(self, settings: Settings) -> Path:
+        draft = self._file.with_suffix(".new")
+        draft.write_text(settings.model_dump_json(), encoding="utf-8")
+        return draft
 
     def _keep_scorers(self, anew: bool = False) -> None:
         """One scorer process where there is a bundle; `anew`: another one, for the workers of a roll."""
@@ -142,11 +151,14 @@ class Supervisor:
             )  # fmt: skip
         finally:
             os.close(said)
-        worker = Worker(process)
+        worker, reloads = Worker(process), self._reloads
         self._workers.add(worker)
         self._begin(self._watch(worker))
         try:
             if await hear_ready(heard, _START_S):
+                worker.serving = True
+                if reloads != self._reloads:  # it may have read the settings before
+                    worker.signal(signal.SIGHUP)
                 return worker
         finally:
             os.close(heard)
@@ -174,16 +186,47 @@ class Supervisor:
             if await self._start() is not None:
                 return
 
-    def _reload(self) -> None:
-        """SIGHUP: new settings for every worker; each swaps them in or refuses and stays as it is."""
+    async def _reload(self) -> None:
+        """SIGHUP: new settings for every worker, or for none."""
+        async with self._reloading:
+            try:
+                settings = await asyncio.to_thread(self._reread)
+            except UpshiftError as error:
+                _log.error("reload refused, the configuration in force stays: %s", error)
+                return
+            if not await self._try(settings):
+                _log.error("reload refused, the configuration in force stays: the line above says why")
+                return
+            self._settings = settings
+            self._write_settings()
+            self._reloads += 1
+            for worker in self._workers:
+                if worker.serving:
+                    worker.signal(signal.SIGHUP)
+
+    async def _try(self, settings: Settings) -> bool:
+        """Whether a process of its own can do with them what a worker would."""
+        own = ("PROMETHEUS_MULTIPROC_DIR", USAGE_DIR, LISTEN_FD, READY_FD)
+        environment = {
+            **{name: value for name, value in os.environ.items() if name not in own},
+            SETTINGS_FILE: str(self._draft(settings)),
+            LIFE_FD: str(self._life_read),
+        }
+        if self._keepers:
+            environment[SOCKET] = str(self._keepers[-1].socket)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "proxy.settings_trial", pass_fds=(self._life_read,), env=environment
+        )
         try:
-            self._settings = self._reread()
-        except UpshiftError as error:
-            _log.error("reload refused, the configuration in force stays: %s", error)
-            return
-        self._write_settings()
-        for worker in self._workers:
-            worker.signal(signal.SIGHUP)
+            async with asyncio.timeout(_START_S):
+                return await process.wait() == 0
+        except TimeoutError:
+            _log.error("the new settings were not tried to their end within %g s", _START_S)
+            return False
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
 
     async def _roll(self) -> None:
         """SIGUSR2: every worker is replaced by a new process, which serves before the old one stops."""

@@ -165,6 +165,62 @@ def test_a_full_disk_is_survived(path):
     assert len(query(path)) >= 3_001
 
 
+def test_a_full_disk_takes_rows_again_once_retention_has_made_room(path):
+    """Without anyone's help, and not only with the next regular trim."""
+    with opened(f"sqlite:///{path}", max_rows=200) as (log, drops):
+        store: Any = log._store
+        connect = store._connect
+
+        def connect_to_a_small_disk() -> sqlite3.Connection:
+            database = connect()
+            database.execute("PRAGMA max_page_count=40")
+            return database
+
+        store._connect = connect_to_a_small_disk
+        for number in range(1_000):
+            log.record(row(number))
+        until(lambda: log._down)
+        until(lambda: not log.waiting, within_s=30)
+    assert drops.count == 0
+    assert query(path)[-1] == ("req_999",)
+
+
+def test_what_no_driver_should_raise_ends_no_thread(path, caplog):
+    with opened(f"sqlite:///{path}") as (log, drops):
+        store: Any = log._store
+        write = store.write
+
+        def write_badly(rows: Any, table: str) -> None:
+            store.write = write
+            raise ValueError("a word that may be secret")
+
+        store.write = write_badly
+        log.record(row(0))
+        until(lambda: not log.waiting)
+    assert query(path) == [("req_0",)]
+    assert drops.count == 0
+    assert "ValueError, which was not expected" in caplog.text
+    assert "secret" not in caplog.text
+
+
+def test_text_that_waits_is_bounded_too(path):
+    """50,000 rows with a long prompt each would be gigabytes."""
+    text = "x" * 100_000
+    with opened(f"sqlite:///{path}", store_text=True, max_queued_mib=1) as (log, drops):
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN EXCLUSIVE")
+        for number in range(20):
+            log.record(row(number, prompt=text))
+        assert (log.waiting, drops.count) == (10, 10)
+        other.execute("COMMIT")
+        other.close()
+        until(lambda: not log.waiting)
+        log.record(row(20, prompt=text))
+        until(lambda: not log.waiting)
+        assert drops.count == 10
+    assert len(query(path)) == 11
+
+
 def test_a_file_that_vanishes_is_made_again(path):
     with opened(f"sqlite:///{path}") as (log, drops):
         log.record(row(0))
@@ -189,13 +245,20 @@ def test_a_row_that_is_refused_holds_up_no_other(path):
     assert drops.count == 2
 
 
+def said(number: int) -> dict[str, object]:
+    """A row of the table `feedback`."""
+    return {"request_id": f"req_{number}", "at": time.time() - (200 - number) * 86_400, "quality": 1.0}
+
+
 def test_retention_and_bound(path):
     with opened(f"sqlite:///{path}") as (log, _):
         for number in range(100):
             log.record(row(number, at=time.time() - (200 - number) * 86_400))
+            log.record(said(number), "feedback")
         until(lambda: not log.waiting)
     with opened(f"sqlite:///{path}", retention_days=150.5, max_rows=20) as (log, _):
         until(lambda: len(query(path)) == 20)
+        until(lambda: len(query(path, "SELECT request_id FROM feedback")) == 20)
     assert [item[0] for item in query(path)] == [f"req_{number}" for number in range(80, 100)]
 
 
@@ -353,11 +416,13 @@ def test_postgres_retention_bound_and_refused_rows(postgres, table):
     with opened(postgres.url) as (log, drops):
         for number in range(100):
             log.record(row(number, at=time.time() - (200 - number) * 86_400))
+            log.record(said(number), "feedback")
         log.record(row(100, prompt_tokens=1 << 70))
         until(lambda: not log.waiting)
         until(lambda: drops.count == 1)
     with opened(postgres.url, retention_days=150.5, max_rows=20) as (log, _):
         until(lambda: table("SELECT count(*) FROM decisions") == [(20,)])
+        until(lambda: table("SELECT count(*), min(request_id) FROM feedback") == [(20, "req_80")])
     assert table("SELECT min(request_id) FROM decisions") == [("req_80",)]
 
 

@@ -1,7 +1,6 @@
-"""kill -9 under load, of a backend and of Redis: clients see what the policy says, no more.
+"""kill -9 under load, of a backend, of Redis and of PostgreSQL: clients see what the policy says, no more.
 
-PostgreSQL's death is in test_decision_log.py; a worker's in test_lifecycle.py: its own requests break, and no
-other.
+A worker's death is in test_lifecycle.py: its own requests break, and no other.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import signal
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -22,6 +22,7 @@ import pytest
 from proxy.auth_settings import hash_key
 from tests.chaos_upstream import ChaosUpstream, Exchange, healthy
 from tests.proxy.live_proxy import FixedScorers, LiveProxy, Seen, live_proxy, make_settings
+from tests.proxy.postgres_server import postgres_server, why_not
 from tests.proxy.redis_server import redis_server
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -158,3 +159,32 @@ async def test_a_killed_redis_fails_nobody(tmp_path: Path, monkeypatch: pytest.M
                     redis.start()
                     await load.answered(load.clients)
                 assert load.outcomes()["failed"] == 0
+
+
+@pytest.mark.long
+@pytest.mark.postgres
+@pytest.mark.timeout(300)
+async def test_a_killed_postgres_fails_and_slows_nobody() -> None:
+    """Nobody waits for the decision log; what was answered meanwhile is written when it is back."""
+    psycopg = pytest.importorskip("psycopg")
+    if reason := why_not():
+        pytest.skip(reason)
+    with postgres_server() as postgres:
+        log = {"url": postgres.url, "flush_interval_s": 0.05}
+        async with ChaosUpstream("weak-model", WEAK, slow) as upstream:
+            settings = make_settings([tier("weak", upstream.url), tier("strong", upstream.url)], log=log)
+            async with live_proxy(settings, FixedScorers(1.0)) as proxy:
+                async with Load(proxy, "weak") as load:
+                    await load.answered(load.clients)
+                    await asyncio.to_thread(postgres.stop, signal.SIGKILL)
+                    before = len(load.seen)
+                    await load.answered(10 * load.clients)
+                    dead = sorted(seen.seconds for seen in load.seen[before:])
+                    await asyncio.to_thread(postgres.start)
+                    await load.answered(load.clients)
+                assert load.outcomes()["failed"] == 0
+                assert dead[len(dead) // 2] < 1.0, "the backend takes 0.05 s"
+                assert proxy.count("upshift_log_rows_dropped_total") == 0
+        with psycopg.connect(postgres.url) as connection:
+            rows = connection.execute("SELECT count(*), count(DISTINCT request_id) FROM decisions").fetchone()
+        assert rows == (len(load.seen), len(load.seen)), "on shutdown at the latest"

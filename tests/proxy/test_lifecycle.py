@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from tests.chaos_upstream import DONE, ChaosUpstream, Exchange, healthy
+from tests.proxy.bundle_copies import light_copy
 from tests.proxy.server_process import ServerProcess, server_process, write_config
 
 CHAT = {"model": "weak", "messages": [{"role": "user", "content": "hello"}]}
@@ -142,6 +143,60 @@ async def test_sighup_swaps_the_configuration_and_refuses_a_bad_one(tmp_path):
                 metrics = await response.text()
             line = 'upshift_requests_total{api="chat_completions",outcome="ok",strategy="pinned"} 5.0'
             assert line in metrics, "counts go on over a reload"
+
+
+async def policies(session: aiohttp.ClientSession, server: ServerProcess) -> set[tuple[str, bytes]]:
+    """Which policy and which words every worker answers with: enough fresh connections to meet them all."""
+    found = set()
+    for _ in range(30):
+        body = {**CHAT, "model": "upshift"}
+        async with session.post(f"{server.url}/v1/chat/completions", json=body) as response:
+            words = json.loads(await response.read())["choices"][0]["message"]["content"]
+            found.add((response.headers["x-upshift-policy"], words))
+    return found
+
+
+async def test_sighup_reaches_every_worker_or_none(tmp_path):
+    """A bundle that fails its checksum is refused for all, also for a worker that is started later."""
+    first, second, broken = (light_copy(tmp_path / name, name) for name in ("first", "second", "broken"))
+    weights = broken.path / "mf.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
+
+    def configure(upstream: ChaosUpstream, bundle: str) -> None:
+        urls = {"weak": upstream.url, "strong": upstream.url}
+        config = tmp_path / "upshift.yaml"
+        write_config(config, urls, server={"workers": 2}, bundle=str(tmp_path / bundle))
+
+    async with (
+        ChaosUpstream("weak-model", "old words", slow) as old,
+        ChaosUpstream("weak-model", "new words") as new,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session,
+    ):
+        configure(old, "first")
+        async with server_process(tmp_path / "upshift.yaml") as server:
+            await server.until(lambda: server.ready_lines == 2)
+            running = [asyncio.ensure_future(ask(session, server)) for _ in range(6)]
+            await until(lambda: old.busy == 6)
+            old.fault = healthy
+            assert await policies(session, server) == {(first.version, "old words")}
+            configure(new, "second")
+            server.signal(signal.SIGHUP)
+            await server.until(lambda: server.log.count("reloaded: policy") == 2)
+            assert await policies(session, server) == {(second.version, "new words")}
+            assert {(status, b"old words" in body) for status, body in await asyncio.gather(*running)} == {
+                (200, True)
+            }, "old requests finish on the old one"
+
+            configure(old, "broken")
+            server.signal(signal.SIGHUP)
+            await server.until(lambda: "reload refused" in server.log)
+            assert "mf.safetensors" in server.log
+            assert await policies(session, server) == {(second.version, "new words")}
+            os.kill(next(iter(await _pids(session, server))), signal.SIGKILL)
+            await server.until(lambda: server.ready_lines == 3)
+            assert await policies(session, server) == {(second.version, "new words")}
+            assert server.log.count("reload refused") == 1
+            assert await server.end() == 0
 
 
 async def load(server: ServerProcess, stop: asyncio.Event, clients: int) -> tuple[int, list[str]]:
