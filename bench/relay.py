@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 
 import orjson
 
+from proxy.answer_form import AnswerForm
 from proxy.attempt import Asked, TierAttempt
 from proxy.call import parse_call
 from proxy.completion import Usage
@@ -72,7 +73,8 @@ async def relay_once(asked: Asked, pieces: Sequence[bytes]) -> bytes:
     """What the client gets of one stream."""
     attempt = TierAttempt(0, parse_call("chat", _BODY, 10), Recorded(pieces), asked)
     await attempt.ready()
-    return b"".join([piece async for piece in StreamRelay(attempt, _field).pieces()])
+    relay = StreamRelay(attempt, _field, AnswerForm("chat", "m"))
+    return b"".join([piece async for piece in relay.pieces()])
 
 
 def main(argv: Sequence[str]) -> int:

@@ -10,6 +10,7 @@ import random
 
 import orjson
 
+from proxy.answer_form import AnswerForm
 from proxy.answer_headers import decision_headers, passed_on
 from proxy.attempt import TierAttempt
 from proxy.exchange import Exchange
@@ -174,11 +175,12 @@ class RoutedCalls:
                 exchange.headers.append(_CERTIFICATE_ENDED)
             shadows = self._shadows if plain else None
             sampled = shadows is not None and shadows.draw(exchange, attempt, route)
+            form = AnswerForm(exchange.call.api, model)
             if exchange.call.stream:
-                relay = StreamRelay(attempt, lambda usage: self._field(record, attempt, route, model))
+                relay = StreamRelay(attempt, lambda usage: self._field(record, attempt, route, model), form)
                 await exchange.send_stream(attempt.status, relay.pieces())
             else:
-                body = plain_body(attempt, lambda usage: self._field(record, attempt, route, model))
+                body = plain_body(attempt, lambda usage: self._field(record, attempt, route, model), form)
                 await exchange.send_plain(attempt.status, body)
             if shadows is not None and sampled:
                 shadows.take(exchange, attempt, route)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.answer_form import AnswerForm
 from proxy.attempt import Asked, TierAttempt
 from proxy.call import Call, parse_call
 from proxy.completion import Usage
@@ -81,7 +82,7 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
 
 
 async def relayed(attempt: TierAttempt) -> bytes:
-    return b"".join([piece async for piece in StreamRelay(attempt, field).pieces()])
+    return b"".join([piece async for piece in StreamRelay(attempt, field, AnswerForm("chat", "m")).pieces()])
 
 
 def events(data: bytes) -> list[object]:
@@ -134,7 +135,7 @@ async def test_truncated_stream_is_an_error_and_never_looks_finished() -> None:
     sent: list[bytes] = []
 
     async def send_all() -> None:
-        async for piece in StreamRelay(attempt, field).pieces():
+        async for piece in StreamRelay(attempt, field, AnswerForm("chat", "m")).pieces():
             sent.append(piece)
 
     with pytest.raises(BackendBroken, match=r"finish reason|valid JSON"):
@@ -207,14 +208,17 @@ async def test_logprobs_asked_for_ourselves_are_taken_out_of_streams() -> None:
 
 
 async def test_plain_body_keeps_its_bytes_but_for_the_field() -> None:
-    body = b'{ "id":"x","choices":[{"index":0,"message":{"role":"assistant","content":"h\\u00e9"},' + (
-        b'"finish_reason":"stop"}],"big":123456789012345678901234567890, "usage":{"prompt_tokens":1,'
+    body = (
+        b'{ "id":"x","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"message":'
+        b'{"role":"assistant","content":"h\\u00e9","refusal":null},"logprobs":null,"finish_reason":"stop"}],'
+        b'"big":123456789012345678901234567890, "usage":{"prompt_tokens":1,'
         b'"completion_tokens":2,"total_tokens":3} }\n'
     )
     call = parse_call("chat", b'{"model":"upshift","messages":[{"role":"user","content":"q"}]}', 10)
     attempt = TierAttempt(0, call, PieceReply([body]), Asked())
     await attempt.complete()
-    assert plain_body(attempt, field) == body.rstrip()[:-1].rstrip() + b',"upshift":{"tokens":2}}'
+    told = plain_body(attempt, field, AnswerForm("chat", "m"))
+    assert told == body.rstrip()[:-1].rstrip() + b',"upshift":{"tokens":2}}'
 
 
 def test_field_is_added_to_an_empty_object() -> None:
