@@ -36,8 +36,8 @@ from scorers.text import TEXT_TEMPLATE
 class ScoreSource(Protocol):
     """Where calibrated scores come from: this process, or the one that all workers share."""
 
-    async def prompt(self, text: str) -> PromptPair:
-        """Raises `ScoringError`, as do the others."""
+    async def prompt(self, text: str, difficulty: bool = True) -> PromptPair:
+        """Without `difficulty` that score is None. Raises `ScoringError`, as do the others."""
         ...
 
     async def answer(self, prompt: str, answer: Answer) -> float:
@@ -95,14 +95,14 @@ class BundleOnDuty:
         self._metrics, self._cache_name = metrics, cache
         self._source.attach(metrics)
 
-    async def read_prompt(self, prompt: str, signals: Signals) -> None:
-        key = ScoreCache.key_of(prompt)
+    async def read_prompt(self, prompt: str, signals: Signals, difficulty: bool = True) -> None:
+        key = ScoreCache.key_of(prompt, difficulty)
         pair = self._kept.find(key)
         if self._metrics is not None:
             self._metrics.looked_up(self._cache_name, pair is not None)
         if pair is None:
             try:
-                pair = await self._source.prompt(prompt)
+                pair = await self._source.prompt(prompt, difficulty)
             except ScoringError as error:
                 raise ScorerError(str(error)) from error
             self._kept.keep(key, pair)

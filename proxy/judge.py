@@ -64,7 +64,7 @@ class RequestJudge:
         if not rule.needs_prompt_scores:
             return
         async with self._limits("prompt"):
-            await self._scorers.read_prompt(self.prompt, signals)
+            await self._scorers.read_prompt(self.prompt, signals, "difficulty" in rule.needs_prompt_scores)
 
     def hard_check(self, answers: Sequence[Answer]) -> str | None:
         for answer in answers:

@@ -28,8 +28,8 @@ class LocalScores:
         self._raw = raw
         self._maps = maps
         self._metrics: ScorerMetrics | None = None
-        self._prompts: Batcher[str, PromptPair] = Batcher(
-            self._timed("prompt", self._run_prompts), len, _BATCH_ROWS, max_wait_ms=0.0
+        self._prompts: Batcher[tuple[str, bool], PromptPair] = Batcher(
+            self._timed("prompt", self._run_prompts), _prompt_length, _BATCH_ROWS, max_wait_ms=0.0
         )
         self._answers: Batcher[tuple[str, Answer], float] = Batcher(
             self._timed("evaluator", self._run_answers), _pair_length, _BATCH_ROWS, max_wait_ms=0.0
@@ -38,8 +38,8 @@ class LocalScores:
     def attach(self, metrics: ScorerMetrics) -> None:
         self._metrics = metrics
 
-    async def prompt(self, text: str) -> PromptPair:
-        return await self._prompts.submit(text)
+    async def prompt(self, text: str, difficulty: bool = True) -> PromptPair:
+        return await self._prompts.submit((text, difficulty))
 
     async def answer(self, prompt: str, answer: Answer) -> float:
         return await self._answers.submit((prompt, answer))
@@ -53,8 +53,8 @@ class LocalScores:
         await self._prompts.close()
         await self._answers.close()
 
-    def _run_prompts(self, prompts: Sequence[str]) -> list[PromptPair]:
-        scores = self._raw.score_prompts(prompts)
+    def _run_prompts(self, asked: Sequence[tuple[str, bool]]) -> list[PromptPair]:
+        scores = self._raw.score_prompts([text for text, _ in asked], any(wanted for _, wanted in asked))
         gains = self._maps["mf"].apply(scores.gain).tolist()
         nowhere = [False] * len(gains)
         far = nowhere if scores.far is None else scores.far.tolist()
@@ -77,6 +77,10 @@ class LocalScores:
             return result
 
         return timed
+
+
+def _prompt_length(asked: tuple[str, bool]) -> int:
+    return len(asked[0])
 
 
 def _pair_length(pair: tuple[str, Answer]) -> int:

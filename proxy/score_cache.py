@@ -24,9 +24,9 @@ class ScoreCache:
         return len(self._kept)
 
     @staticmethod
-    def key_of(text: str) -> bytes:
-        """What stands for a text here."""
-        return text_key(text)
+    def key_of(text: str, difficulty: bool = True) -> bytes:
+        """What stands here for a text whose difficulty was, or was not, scored too."""
+        return text_key(text) + (b"d" if difficulty else b"")
 
     def find(self, key: bytes) -> PromptPair | None:
         """The scores kept under a key."""

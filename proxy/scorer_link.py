@@ -43,8 +43,8 @@ class ScorerLink:
     def attach(self, metrics: ScorerMetrics) -> None:
         """Batches are counted where they run."""
 
-    async def prompt(self, text: str) -> PromptPair:
-        reply = await self._ask(Ask(next(self._numbers), text))
+    async def prompt(self, text: str, difficulty: bool = True) -> PromptPair:
+        reply = await self._ask(Ask(next(self._numbers), text, difficulty=difficulty))
         if reply.pair is None:
             raise ScoringFailed("the scorer process gave no score for a prompt")
         return reply.pair
@@ -150,4 +150,4 @@ def _clean(ask: Ask) -> Ask:
     answer = ask.answer
     if answer is not None:
         answer = Answer(plain(answer.text), answer.finish_reason, answer.logprobs, answer.completion_tokens)
-    return Ask(ask.number, plain(ask.prompt), answer)
+    return Ask(ask.number, plain(ask.prompt), answer, ask.difficulty)

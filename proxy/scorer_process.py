@@ -139,7 +139,7 @@ async def _score(scorers: BundleOnDuty, ask: Ask, writer: asyncio.StreamWriter) 
     try:
         if ask.answer is None:
             signals = Signals()
-            await scorers.read_prompt(ask.prompt, signals)
+            await scorers.read_prompt(ask.prompt, signals, ask.difficulty)
             assert signals.route_score is not None
             pair = (signals.route_score, signals.difficulty, signals.unfamiliar, signals.unjudged)
             reply = Reply(ask.number, pair)

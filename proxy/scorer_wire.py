@@ -29,11 +29,12 @@ class Open(msgspec.Struct, tag="open", array_like=True):
 
 
 class Ask(msgspec.Struct, tag="ask", array_like=True):
-    """Scores of a prompt, or, with `answer`, of the answer to it."""
+    """Scores of a prompt, its difficulty among them or not, or, with `answer`, of the answer to it."""
 
     number: int
     prompt: str
     answer: Answer | None = None
+    difficulty: bool = True
 
 
 class Leave(msgspec.Struct, tag="leave", array_like=True):

@@ -31,8 +31,9 @@ class Scorers(Protocol):
     certificate: Certificate | None  # what was promised or refused; None: nobody asked
     rows: CalibrationRows | None  # what its curve is drawn from; None: not in the bundle
 
-    async def read_prompt(self, prompt: str, signals: Signals) -> None:
-        """Fill `route_score`, `difficulty` and `unfamiliar`. Raises `ScorerError`."""
+    async def read_prompt(self, prompt: str, signals: Signals, difficulty: bool = True) -> None:
+        """Fill `route_score`, `unfamiliar` and, where asked for, `difficulty`, which is the dearest of them.
+        Raises `ScorerError`."""
         ...
 
     async def score_answers(self, prompt: str, answers: Sequence[Answer]) -> list[float]:
@@ -65,7 +66,7 @@ class NoScorers:
             version="none", default="random", thresholds={"random": 0.0}, tiers=tiers, explore_share=0.0
         )
 
-    async def read_prompt(self, prompt: str, signals: Signals) -> None:
+    async def read_prompt(self, prompt: str, signals: Signals, difficulty: bool = True) -> None:
         return
 
     async def score_answers(self, prompt: str, answers: Sequence[Answer]) -> list[float]:

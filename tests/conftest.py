@@ -20,11 +20,19 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+# Folders with the longest files: whoever took one of them last would work on when the other has nothing left.
+LONGEST_FIRST = ("vllm", "trainer", "demo", "bench", "packaging", "docs", "deploy")
+
+
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in a hook of the same name
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What one worker runs as a whole: a file, whose servers are shared, and the folder that starts vLLM."""
     for item in items:
         folder = item.path.parent.name
         item.add_marker(pytest.mark.xdist_group(folder if folder == "vllm" else f"{folder}/{item.path.stem}"))
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        order = {folder: rank for rank, folder in enumerate(LONGEST_FIRST)}
+        items.sort(key=lambda item: order.get(item.path.parent.name, len(order)))
 
 
 @pytest.fixture(scope="session")

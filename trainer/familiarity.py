@@ -32,9 +32,10 @@ def familiarity_files(
     """
     query = load_scorers(bundle.path, bundle.scorers).query
     text = Familiar.of([*fitted, *unseen]).to_dict()
-    tensors = _tensors(query, fitted, unseen, "middle" in query.parts, far_share)
-    if judged is not None:  # by the last layer: what they are about
-        own = _tensors(query, *judged, False, far_share)
+    layer = "middle" if "middle" in query.layers else "last"
+    tensors = _tensors(query, fitted, unseen, layer, far_share)
+    if judged is not None:
+        own = _tensors(query, *judged, layer, far_share)
         tensors |= {f"{JUDGED}{name}": value for name, value in own.items()}
     return {
         FAMILIAR: (json.dumps(text, indent=1, sort_keys=True) + "\n").encode(),
@@ -43,16 +44,15 @@ def familiarity_files(
 
 
 def _tensors(
-    query: QueryVectors, fitted: Sequence[str], unseen: Sequence[str], middle: bool, far_share: float
+    query: QueryVectors, fitted: Sequence[str], unseen: Sequence[str], layer: str, far_share: float
 ) -> dict[str, np.ndarray]:
-    layers = [
-        np.split(np.asarray(query.embedder.embed(texts)), 2 if "middle" in query.parts else 1, axis=1)
+    known, new = (
+        query.layer(np.asarray(query.embedder.embed(texts)), layer)
         for texts in (_spread(fitted, MOST_VECTORS), _spread(unseen, _UNSEEN))
-    ]
-    known, new = (found[1 if middle else 0] for found in layers)
-    near = Neighbours.of(known, new, middle, far_share)
+    )
+    near = Neighbours.of(known, new, layer, far_share)
     return {
-        "middle" if middle else "vectors": near.vectors.astype(np.float16),
+        "middle" if layer == "middle" else "vectors": near.vectors.astype(np.float16),
         "least": np.array([near.least], dtype=np.float32),
     }
 

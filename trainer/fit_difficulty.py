@@ -24,9 +24,10 @@ from scorers.torch.matrix_factorisation import MatrixFactorisation
 from trainer.budget import Plan, plan_run
 from trainer.conditions import PLAIN, Conditions
 from trainer.dataset import TextBatch, TokenRows, text_loader
+from trainer.fit_mf import standardiser
 from trainer.loop import LoopSettings, TrainingLog, train
 
-VALIDATION_ROWS = 1000
+VALIDATION_ROWS, SCALE_ROWS = 1000, 256
 FROZEN_SHARES = (0.0, 0.25, 0.5, 0.75)
 LAYERS_FROM_PROMPTS = 2000  # to train on; fewer train adapters
 # Rate of the encoder's top layer, share of it a layer further down, epochs: by what trains.
@@ -84,7 +85,7 @@ def fit_difficulty(
     blend: bool = True,
 ) -> FittedDifficulty:
     """`fit` and `valid` are prompts and qualities (N, 2); `start` is a factorisation fitted on the prompts of
-    `fit` alone, over the same encoder's query vectors, and the columns of (weak, strong) in it. `blend` lets
+    `fit` alone, over the same encoder's middle layer, and the columns of (weak, strong) in it. `blend` lets
     the start's own log-odds stay in, with the share that is best on `valid`.
     """
     torch.manual_seed(settings.seed)
@@ -93,8 +94,8 @@ def fit_difficulty(
     rate, decay, epochs = _ADAPTERS if tuning in ("lora", "frozen") else _LAYERS
     encoder = TextEncoder(folder, tuning, settings.rank, lora_layers=settings.lora_layers)
     model = DifficultyClassifier(encoder, settings.outputs)
-    model.start_from(*start)
     rows = prompt_rows(*fit, tokenizer, settings.outputs)
+    model.start_from(*start, last_layer_scale(model, rows, tokenizer))
     plan = plan_run(
         rows,
         encoder.parameters_per_token(),
@@ -140,6 +141,19 @@ def fit_difficulty(
     model.frozen_share = min(tried, key=lambda share: tried[share])
     losses = {f"{share:g}": round(loss, 6) for share, loss in tried.items()}
     return FittedDifficulty(tuning, model, log, plan, losses)
+
+
+def last_layer_scale(
+    model: DifficultyClassifier, rows: TokenRows, tokenizer: TextTokenizer
+) -> tuple[np.ndarray, np.ndarray]:
+    """Centre and scale (d,) of the last layer's vectors over the first rows, as `standardiser` has them."""
+    first = rows.take(np.arange(min(len(rows), SCALE_ROWS)))
+    model.eval()
+    with torch.no_grad():
+        found = [model.layers(b.ids, b.mask, b.type_ids)[0] for b in text_loader(first, tokenizer, 32, 0)]
+    vectors = torch.cat(found).numpy()
+    own = standardiser(vectors, [(vectors.shape[1], 1.0, False)])
+    return own.centre.astype(np.float32), own.scale.astype(np.float32)
 
 
 def choose_tuning(tuning: str, n_prompts: int, folder: EncoderFolder) -> str:

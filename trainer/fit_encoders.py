@@ -9,7 +9,7 @@ import numpy as np
 
 from scorers.embedders import HttpEmbedder, is_remote
 from scorers.encoders import EncoderFolder, resolve_encoder
-from scorers.runtime.query import LOCAL_PARTS, REMOTE_PARTS, QueryVectors, SessionEmbedder
+from scorers.runtime.query import FITTED_PARTS, REMOTE_PARTS, QueryVectors, SessionEmbedder
 from scorers.runtime.session import EncoderSession, cache_folder
 from scorers.text import TEXT_TEMPLATE
 from trainer.embeddings import CachedEmbedder
@@ -19,7 +19,7 @@ QUERY_TOKENS = 256
 
 
 class LocalEmbedder:
-    """An ONNX session as an embedder of last and middle layer, one text at a time.
+    """An ONNX session as an embedder of the middle layer, one text at a time.
 
     In a batch a vector's last digits depend on its neighbours (padding, and the order in which a matrix
     product adds up), so what a killed run had left to embed would show in the bundle. One by one a vector is
@@ -27,7 +27,8 @@ class LocalEmbedder:
     """
 
     def __init__(self, folder: EncoderFolder) -> None:
-        self._embedder = SessionEmbedder(EncoderSession(folder, QUERY_TOKENS), middle=True)
+        session = EncoderSession(folder, QUERY_TOKENS, lower_half=True)
+        self._embedder = SessionEmbedder(session, ("middle",))
         self.dimension = self._embedder.dimension
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
@@ -42,8 +43,8 @@ def open_query(name: str, progress: Progress) -> tuple[QueryVectors, dict[str, A
         return QueryVectors(remote, REMOTE_PARTS), {"name": name, "sha256": "remote", "max_tokens": 0}
     folder = resolve_encoder(name)
     entry = describe_encoder(folder, QUERY_TOKENS)
-    key = f"{entry['sha256']} {entry['max_tokens']} {TEXT_TEMPLATE} last and middle, one by one"
-    return QueryVectors(CachedEmbedder(LocalEmbedder(folder), cache, key, progress), LOCAL_PARTS), entry
+    key = f"{entry['sha256']} {entry['max_tokens']} {TEXT_TEMPLATE} middle, one by one"
+    return QueryVectors(CachedEmbedder(LocalEmbedder(folder), cache, key, progress), FITTED_PARTS), entry
 
 
 def describe_encoder(folder: EncoderFolder, max_tokens: int) -> dict[str, Any]:

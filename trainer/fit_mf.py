@@ -25,7 +25,7 @@ from trainer.examples import Example
 from trainer.progress import Progress, no_progress
 
 PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # half of this times the sum of squares, per row
-LAST_WEIGHT_BESIDE_MIDDLE, MIDDLE_WEIGHT, FEATURE_WEIGHT = 0.6, 0.8, 1.0
+FEATURE_WEIGHT = 1.0
 RANK = 32
 FOLDS = 4
 STEPS = 60
@@ -61,10 +61,9 @@ def quality_table(rows: Iterable[Example], prompt_ids: Sequence[str], models: Se
 
 def query_blocks(parts: Sequence[str], dimension: int, n_features: int) -> list[tuple[int, float, bool]]:
     """The blocks of query vectors made of these parts, for `standardiser`."""
-    last = LAST_WEIGHT_BESIDE_MIDDLE if "middle" in parts else 1.0
     blocks = {
-        "last": (dimension, last, False),
-        "middle": (dimension, MIDDLE_WEIGHT, False),
+        "last": (dimension, 1.0, False),
+        "middle": (dimension, 1.0, False),
         "features": (n_features, FEATURE_WEIGHT, True),
     }
     return [blocks[part] for part in parts]

@@ -1,4 +1,5 @@
-"""Fits the linear reading of a prompt's words (`scorers/ngrams.py`): one logistic regression a tier.
+"""Fits the factorisation's linear reading of a prompt's words (`scorers/ngrams.py`): one logistic regression
+a tier.
 
 Convex, so there is one answer and no seed. Penalty and share were chosen by cross-validation on MMLU; the
 share by the ranking, which gains where the loss does not. Seconds for thousands of prompts on one core.
@@ -15,34 +16,35 @@ from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 
 from scorers.ngrams import COLUMNS, ngram_columns
+from scorers.runtime.words import PREFIX
 
 LEAST_PROMPTS = 2000
-SHARE = 0.5  # of the difficulty classifier's log-odds
+SHARE = 0.5  # of the log-odds, of the factorisation and of the difficulty classifier
 PENALTY_C = 1.0  # inverse ridge, on rows of unit length
 STEPS = 80
 
 
 @dataclass(frozen=True, slots=True)
 class NgramReading:
-    """`idf` (COLUMNS,), `weight` (2, COLUMNS), `bias` (2,): log-odds of weak and strong being adequate."""
+    """`idf` (COLUMNS,), `weight` (tiers, COLUMNS), `bias` (tiers,): log-odds of each tier being adequate."""
 
     idf: np.ndarray
     weight: np.ndarray
     bias: np.ndarray
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """As the bundle holds them, under `ngrams.`."""
+        """As the bundle holds them, beside the factorisation's."""
         half, full = np.float16, np.float32
         return {
-            "ngrams.idf": self.idf.astype(half),
-            "ngrams.weight": self.weight.astype(half),
-            "ngrams.bias": self.bias.astype(full),
-            "ngrams.share": np.array([SHARE], dtype=full),
+            f"{PREFIX}idf": self.idf.astype(half),
+            f"{PREFIX}weight": self.weight.astype(half),
+            f"{PREFIX}bias": self.bias.astype(full),
+            f"{PREFIX}share": np.array([SHARE], dtype=full),
         }
 
 
 def fit_ngrams(prompts: Sequence[str], quality: np.ndarray) -> NgramReading:
-    """From prompts and both tiers' qualities (N, 2) in [0, 1]; one that is neither 0 nor 1 counts as both,
+    """From prompts and the tiers' qualities (N, tiers) in [0, 1]; one that is neither 0 nor 1 counts as both,
     each by its share."""
     rows = [ngram_columns(prompt) for prompt in prompts]
     starts = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
@@ -54,8 +56,9 @@ def fit_ngrams(prompts: Sequence[str], quality: np.ndarray) -> NgramReading:
     table = sparse.diags(1.0 / np.maximum(lengths, 1e-9)) @ table
     twice = sparse.vstack([table, table], format="csr")
     right = np.repeat([1, 0], len(rows))
-    weight, bias = np.zeros((2, COLUMNS)), np.zeros(2)
-    for tier in range(2):
+    tiers = quality.shape[1]
+    weight, bias = np.zeros((tiers, COLUMNS)), np.zeros(tiers)
+    for tier in range(tiers):
         share = quality[:, tier].astype(np.float64)
         shares = np.concatenate([share, 1.0 - share])
         kept = np.flatnonzero(shares)

@@ -18,14 +18,17 @@ from scorers.embedders import is_remote
 from scorers.encoders import EncoderFolder, resolve_encoder
 from scorers.features import FEATURE_NAMES
 from scorers.prompt_features import N_PROMPT_FEATURES, PROMPT_FEATURES
+from scorers.runtime.query import PARTS
 from scorers.runtime.stack import READINGS
+from scorers.runtime.words import SHARE
 from trainer.conditions import Conditions
 from trainer.examples import Example
 from trainer.fit_difficulty import fit_difficulty
 from trainer.fit_encoders import describe_encoder, open_query
 from trainer.fit_evaluator import fit_evaluator, model_offsets
 from trainer.fit_mf import Outcomes, fit_mf, quality_table, query_blocks
-from trainer.fit_ngrams import LEAST_PROMPTS, SHARE, fit_ngrams
+from trainer.fit_ngrams import LEAST_PROMPTS, fit_ngrams
+from trainer.fit_ngrams import SHARE as WORDS_SHARE
 from trainer.fit_options import FitInput
 from trainer.fit_prefixes import fit_prefix_heads
 from trainer.fit_stack import FittedStack, add_network, fit_stack
@@ -60,8 +63,9 @@ def fit_mf_part(data: FitInput, _: Parts, conditions: Conditions) -> Part:
     texts = {row.prompt_id: row.prompt for row in data.table.rows if row.prompt_id in ids}
     vectors = query.embed(list(texts.values()))
     encoder["dimension"] = query.encoder_dimension
+    table = quality_table(data.table.rows, list(texts), models)
     fitted = fit_mf(
-        Outcomes(vectors, quality_table(data.table.rows, list(texts), models)),
+        Outcomes(vectors, table),
         (models.index(data.tiers[0]), models.index(data.tiers[-1])),
         options.mf_form,
         options.mf_bias,
@@ -69,6 +73,13 @@ def fit_mf_part(data: FitInput, _: Parts, conditions: Conditions) -> Part:
         seed=options.seed,
         progress=conditions.progress,
     )
+    tensors = fitted.model.export()
+    if fitted.form == "correctness":
+        own = table[:, [models.index(tier) for tier in data.tiers]]
+        known = ~np.isnan(own).any(axis=1)
+        if known.sum() >= LEAST_PROMPTS:
+            asked = [text for text, answered in zip(texts.values(), known, strict=True) if answered]
+            tensors |= fit_ngrams(asked, own[known]).tensors()
     entry = {
         "file": "mf.safetensors",
         "form": fitted.form,
@@ -78,8 +89,8 @@ def fit_mf_part(data: FitInput, _: Parts, conditions: Conditions) -> Part:
         "query": list(query.parts),
         "features": list(PROMPT_FEATURES),
     }
-    log = {"form": fitted.form, "penalty": fitted.penalty, "tried": fitted.tried}
-    return Part({"mf.safetensors": encode_tensors(fitted.model.export())}, entry, log)
+    log = {"form": fitted.form, "penalty": fitted.penalty, "tried": fitted.tried, "words": SHARE in tensors}
+    return Part({"mf.safetensors": encode_tensors(tensors)}, entry, log)
 
 
 def fit_difficulty_part(data: FitInput, parts: Parts, conditions: Conditions) -> Part:
@@ -105,14 +116,14 @@ def fit_difficulty_part(data: FitInput, parts: Parts, conditions: Conditions) ->
     fitted = fit_difficulty(
         folder, (prompts, quality), split("validation"), start, settings, conditions, blend
     )
-    words = None
-    if settings.outputs == 2 and len(prompts) >= LEAST_PROMPTS:
-        words = fit_ngrams(prompts, quality)
-    more = None if words is None else words.tensors()
+    # The factorisation has a reading of words for each tier, the classifier a head for each of two.
+    both = settings.outputs == len(data.tiers) == 2 and parts["mf"].log["words"]
+    words_share = WORDS_SHARE if both else 0.0
+    more = {SHARE: np.array([words_share], dtype=np.float32)} if words_share else None
     part = _text_model("difficulty", fitted.model, folder, settings.max_tokens, more)
     part.entry |= {
         "outputs": settings.outputs,
-        "query": list(query.parts),
+        "query": list(PARTS),
         "features": list(PROMPT_FEATURES),
     }
     part.log = {
@@ -121,7 +132,7 @@ def fit_difficulty_part(data: FitInput, parts: Parts, conditions: Conditions) ->
         "sample": fitted.plan.to_dict(),
         "frozen_share": fitted.model.frozen_share,
         "frozen_tried": fitted.frozen_tried,
-        "ngrams_share": 0.0 if words is None else SHARE,
+        "words_share": words_share,
     }
     return part
 

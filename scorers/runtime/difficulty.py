@@ -5,8 +5,8 @@ P(weak wrong) alone sends up the prompts that both fail: .572 APGR on MMLU again
 One head: P(strong should answer) directly.
 
 Where the bundle has them, probes on the frozen encoder's query vector (which the matrix factorisation needs
-anyway, so they cost nothing) are averaged in, log-odds with log-odds: the two err differently. So does a
-linear reading of the prompt's words (`scorers/ngrams.py`), which comes last.
+anyway, so they cost nothing) are averaged in, log-odds with log-odds: the two err differently. So does the
+factorisation's reading of the prompt's words, which comes last.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scorers.ngrams import COLUMNS, read_ngrams
 from scorers.runtime.heads import ScorerFile
 from scorers.runtime.mf import sigmoid
+from scorers.runtime.words import SHARE, WordReading
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,27 +31,22 @@ class FrozenProbes:
 
 
 @dataclass(frozen=True, slots=True)
-class WordReading:
-    """`idf` (COLUMNS,), `weight` (outputs, COLUMNS), `bias` (outputs,); its `share` of the log-odds."""
-
-    idf: np.ndarray
-    weight: np.ndarray
-    bias: np.ndarray
-    share: float
-
-
-@dataclass(frozen=True, slots=True)
 class DifficultyHead:
-    """`weight` (outputs, D) and `bias` (outputs,) over query vectors; outputs is 2 (weak, strong) or 1."""
+    """`weight` (outputs, D) and `bias` (outputs,) over query vectors; outputs is 2 (weak, strong) or 1.
+    `words` have `words_share` of the log-odds."""
 
     weight: np.ndarray
     bias: np.ndarray
     frozen: FrozenProbes | None = None
     words: WordReading | None = None
+    words_share: float = 0.0
 
     @classmethod
-    def read(cls, file: ScorerFile, dimension: int, frozen_dimension: int = 0) -> DifficultyHead:
-        """From a scorer file; dimensions are those of the adapted and of the frozen query vectors."""
+    def read(
+        cls, file: ScorerFile, dimension: int, frozen_dimension: int = 0, words: WordReading | None = None
+    ) -> DifficultyHead:
+        """From a scorer file; dimensions are those of the adapted and of the frozen query vectors, `words`
+        the factorisation's."""
         weight = file.tensor("head.weight", None, dimension)
         outputs = weight.shape[0]
         frozen = None
@@ -61,15 +56,10 @@ class DifficultyHead:
                 file.tensor("frozen.bias", outputs),
                 float(file.tensor("frozen.share", 1)[0]),
             )
-        words = None
-        if "ngrams.weight" in file.head:
-            words = WordReading(
-                file.tensor("ngrams.idf", COLUMNS),
-                file.tensor("ngrams.weight", outputs, COLUMNS),
-                file.tensor("ngrams.bias", outputs),
-                float(file.tensor("ngrams.share", 1)[0]),
-            )
-        return cls(weight, file.tensor("head.bias", outputs), frozen, words)
+        share = 0.0
+        if words is not None and SHARE in file.head:
+            share = float(file.tensor(SHARE, 1)[0])
+        return cls(weight, file.tensor("head.bias", outputs), frozen, words, share)
 
     def gain(self, query: np.ndarray, frozen_query: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
         """P(strong right) - P(weak right) in [-1, 1], or with one head 2 P(strong should answer) - 1.
@@ -78,9 +68,8 @@ class DifficultyHead:
         if self.frozen is not None:
             probed = frozen_query @ self.frozen.weight.T + self.frozen.bias
             logits = (1.0 - self.frozen.share) * logits + self.frozen.share * probed
-        if self.words is not None:
-            read = read_ngrams(prompts, self.words.idf, self.words.weight, self.words.bias)
-            logits = (1.0 - self.words.share) * logits + self.words.share * read
+        if self.words is not None and self.words_share:
+            logits = self.words.blend(logits, prompts, self.words_share)
         chances = sigmoid(logits)
         if chances.shape[1] == 1:
             return 2.0 * chances[:, 0] - 1.0

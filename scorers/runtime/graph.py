@@ -2,7 +2,8 @@
 
 Input: `ids`, `mask`, `type_ids`, int64 (B, T). Output: `mean`, `first` and `middle`, float32 (B, d): the
 masked mean of the last hidden states, the state of the first token, and the masked mean after half of the
-layers (computed only where a run asks for it). Pooling inside the graph keeps (B, T, d) out of Python.
+layers. A graph of the lower half ends there and gives `middle` alone, at half the price (ONNX Runtime
+computes all of a graph, whatever a run asks for). Pooling inside the graph keeps (B, T, d) out of Python.
 
 Adapters are merged while the graph is built, W' = W + scale B A (Hu et al., LoRA, 2021, section 4.1), so
 a bundle carries under 2 MB and serves at the speed of the plain encoder. ORT's fused operators
@@ -25,6 +26,7 @@ from onnx import TensorProto, helper, numpy_helper
 from scorers.errors import EncoderError
 
 GRAPH_VERSION = "4"  # part of the cache key: change it when the graph changes
+OUTPUTS, LOWER_HALF = ("mean", "first", "middle"), ("middle",)
 WORD_TABLE = "word_table"  # the initialiser that sessions may share
 SUPPORTED = ("bert", "roberta", "xlm-roberta")
 _OPSET, _IR = 17, 8
@@ -67,8 +69,9 @@ def build_graph(
     weights: Weights,
     adapters: Mapping[str, Adapter],
     changed: Weights | None = None,
+    lower_half: bool = False,
 ) -> onnx.ModelProto:
-    """The encoder as an ONNX model.
+    """The encoder as an ONNX model, or its lower half.
 
     `weights` are named as in the Hugging Face folder; `adapters` by the same names without `.weight`
     (`encoder.layer.0.attention.self.query`); `changed` are tensors of a fine-tuned encoder, without a task
@@ -81,9 +84,14 @@ def build_graph(
     hidden = _embeddings(graph, config, tensors)
     graph.add("Cast", ["mask"], "mask_i32", to=TensorProto.INT32)
     layers = int(config["num_hidden_layers"])
-    for layer in range(layers):
+    middle = middle_layer(layers)
+    for layer in range(middle if lower_half else layers):
         hidden = _layer(graph, config, tensors, layer, hidden)
-    _pooling(graph, hidden, f"hidden_{middle_layer(layers)}")
+    means = {"middle": f"hidden_{middle}"} if lower_half else {"mean": hidden, "middle": f"hidden_{middle}"}
+    _pooling(graph, means)
+    if not lower_half:
+        graph.constant("first_index", np.asarray(0, dtype=np.int64))
+        graph.add("Gather", [hidden, "first_index"], "first", axis=1)
     dimension = int(config["hidden_size"])
     model = helper.make_model(
         helper.make_graph(
@@ -95,7 +103,7 @@ def build_graph(
             ],
             [
                 helper.make_tensor_value_info(n, TensorProto.FLOAT, ["B", dimension])
-                for n in ("mean", "first", "middle")
+                for n in (LOWER_HALF if lower_half else OUTPUTS)
             ],
             graph.initialisers,
         ),
@@ -248,17 +256,16 @@ def middle_layer(layers: int) -> int:
     return layers // 2
 
 
-def _pooling(graph: _Builder, hidden: str, middle: str) -> None:
+def _pooling(graph: _Builder, means: Mapping[str, str]) -> None:
+    """The masked mean of hidden states, by the name of the output."""
     graph.add("Cast", ["mask"], "mask_f32", to=TensorProto.FLOAT)
     graph.constant("axis_last", np.asarray([2], dtype=np.int64))
     graph.constant("axis_tokens", np.asarray([1], dtype=np.int64))
-    graph.constant("first_index", np.asarray(0, dtype=np.int64))
     graph.constant("tiny", np.asarray(1e-9, dtype=np.float32))
     graph.add("Unsqueeze", ["mask_f32", "axis_last"], "mask_3d")  # (B, T, 1)
     graph.add("ReduceSum", ["mask_f32", "axis_tokens"], "count", keepdims=1)
     graph.add("Max", ["count", "tiny"], "count_safe")
-    for states, to in ((hidden, "mean"), (middle, "middle")):
+    for to, states in means.items():
         graph.add("Mul", [states, "mask_3d"], f"{to}_kept")
         graph.add("ReduceSum", [f"{to}_kept", "axis_tokens"], f"{to}_total", keepdims=0)
         graph.add("Div", [f"{to}_total", "count_safe"], to)
-    graph.add("Gather", [hidden, "first_index"], "first", axis=1)

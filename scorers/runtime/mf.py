@@ -4,7 +4,8 @@
             = [(w2 * v_m) W1 + u] . v_q + [(w2 * v_m) . b + a_m + c]
 
 so the bundle's tensors are folded at load into one probe (d,) and one intercept per tier. The derivation
-of both forms stands in `scorers/torch/matrix_factorisation.py`.
+of both forms stands in `scorers/torch/matrix_factorisation.py`. A factorisation of thousands of prompts has a
+linear reading of their words beside it (`scorers/runtime/words.py`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from scorers.errors import ScorerFileError
+from scorers.runtime.words import WordReading
 
 FORMS = ("correctness", "pairwise")
 
@@ -31,6 +33,7 @@ class MatrixFactorisation:
     form: str
     probes: np.ndarray
     intercepts: np.ndarray
+    words: WordReading | None = None
 
     @classmethod
     def fold(
@@ -53,10 +56,11 @@ class MatrixFactorisation:
         weighted = t["v"][rows] * t["w2"]  # (tiers, k)
         probes = weighted @ t["W1"] + t["u"]
         intercepts = weighted @ t["b"] + t["a"][rows] + t["c"]
-        return cls(form, probes.astype(np.float32), intercepts.astype(np.float32))
+        words = WordReading.read(tensors, len(tiers))
+        return cls(form, probes.astype(np.float32), intercepts.astype(np.float32), words)
 
     def logits(self, vectors: np.ndarray) -> np.ndarray:
-        """s(m, q) for N query vectors (N, d): shape (N, tiers)."""
+        """s(m, q) for N query vectors (N, d), without the words: shape (N, tiers)."""
         if vectors.shape[1] != self.probes.shape[1]:
             raise ScorerFileError(
                 f"mf was fitted on vectors of {self.probes.shape[1]} dimensions, "
@@ -64,13 +68,15 @@ class MatrixFactorisation:
             )
         return vectors @ self.probes.T + self.intercepts
 
-    def adequacy(self, vectors: np.ndarray) -> np.ndarray:
-        """P(tier adequate), (N, tiers) in (0, 1).
+    def adequacy(self, vectors: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
+        """P(tier adequate), (N, tiers) in (0, 1), from the query vectors (N, d) of N prompts.
 
         The pairwise form knows only who wins: there the last tier's number is P(it beats the first) and
         the others' its complement.
         """
         scores = self.logits(vectors)
+        if self.words is not None:
+            scores = self.words.blend(scores, prompts)
         if self.form == "correctness":
             return sigmoid(scores)
         wins = sigmoid(scores[:, -1:] - scores[:, :-1])  # (N, tiers - 1)

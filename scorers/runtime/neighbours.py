@@ -25,31 +25,26 @@ _LEAST_NORM = 1e-9
 @dataclass(frozen=True, slots=True)
 class Neighbours:
     """`vectors` (k, d) of length 1; `least` is the smallest cosine to the nearest that counts as near;
-    `middle` says which layer they are of."""
+    `layer`, `last` or `middle`, is the one they are of."""
 
     vectors: np.ndarray
     least: float
-    middle: bool = False
+    layer: str = "last"
 
     @classmethod
     def of(
-        cls, fitted: np.ndarray, unseen: np.ndarray, middle: bool = False, far_share: float = FAR_SHARE
+        cls, fitted: np.ndarray, unseen: np.ndarray, layer: str = "last", far_share: float = FAR_SHARE
     ) -> Neighbours:
         """From vectors of prompts that were fitted on, (k, d), and of others of their kind, (m, d), of which
         `far_share` may be taken for unlike."""
         near = cls(_unit(fitted[:MOST_VECTORS]), 1.0)
-        slack = _MIDDLE_SLACK if middle else _SLACK
-        return cls(near.vectors, float(np.quantile(near.cosines(unseen), far_share)) - slack, middle)
+        slack = _MIDDLE_SLACK if layer == "middle" else _SLACK
+        return cls(near.vectors, float(np.quantile(near.cosines(unseen), far_share)) - slack, layer)
 
     def cosines(self, vectors: np.ndarray) -> np.ndarray:
         """To the nearest, shape (N,), in [-1, 1]."""
         nearest: np.ndarray = (_unit(vectors) @ self.vectors.T).max(axis=1)
         return nearest
-
-    def layer(self, query: np.ndarray) -> np.ndarray:
-        """The layer's own columns of query vectors (N, D), shape (N, d)."""
-        start = self.vectors.shape[1] if self.middle else 0
-        return query[:, start : start + self.vectors.shape[1]]
 
     def far(self, vectors: np.ndarray) -> np.ndarray:
         """Which vectors lie near none, shape (N,), bool."""

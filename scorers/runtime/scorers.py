@@ -32,10 +32,11 @@ from scorers.runtime.heads import ScorerFile, read_scorer_file
 from scorers.runtime.mf import MatrixFactorisation, sigmoid
 from scorers.runtime.neighbours import Neighbours
 from scorers.runtime.prefix_reader import PrefixHeads, PrefixReader
-from scorers.runtime.query import QueryVectors, SessionEmbedder, check_parts
+from scorers.runtime.query import QueryVectors, SessionEmbedder, check_parts, layers_of
 from scorers.runtime.session import EncoderSession, word_table
 from scorers.runtime.stack import PREFIX as STACK_PREFIX
 from scorers.runtime.stack import AnswerStack
+from scorers.runtime.words import WordReading
 
 NEIGHBOURS = "familiar.safetensors"
 JUDGED = "judged_"  # before the names of those among the vectors whose prompts came with answers
@@ -48,7 +49,7 @@ class PromptScores:
     `far`: whether the query vector lies near none of the fitted ones, None where the bundle does not know.
     `unjudged`: whether it lies near none that the evaluator was fitted on, None where those are all.
     `gain` in [-1, 1]: P(strong adequate) - P(weak adequate) by MF. `weak_adequate`, `strong_adequate` in
-    [0, 1]. `difficulty` in [-1, 1]: the classifier's gain, None where the bundle has no classifier.
+    [0, 1]. `difficulty` in [-1, 1]: the classifier's gain, None where the bundle has none or nobody asked.
     """
 
     gain: np.ndarray
@@ -73,20 +74,24 @@ class BundleScorers:
     prefixes: PrefixReader | None = None
     judged: Neighbours | None = None
 
-    def score_prompts(self, prompts: Sequence[str]) -> PromptScores:
-        """Raises `ScoringFailed` when a number is not finite, `EncoderError` when a remote encoder fails."""
+    def score_prompts(self, prompts: Sequence[str], difficulty: bool = True) -> PromptScores:
+        """Without `difficulty` the classifier, another pass of an encoder, is left alone.
+
+        Raises `ScoringFailed` when a number is not finite, `EncoderError` when a remote encoder fails.
+        """
         vectors = self.query.embed(prompts)  # (N, D)
-        chances = self.mf.adequacy(vectors)  # (N, tiers)
+        chances = self.mf.adequacy(vectors, prompts)  # (N, tiers)
         gain = chances[:, -1] - chances[:, 0]
-        difficulty = None
-        if self.difficulty is not None:
+        harder = None
+        if difficulty and self.difficulty is not None:
             adapted, head = self.difficulty
-            difficulty = head.gain(adapted.embed(prompts), vectors, prompts)
-        _check_finite("prompt", gain if difficulty is None else gain + difficulty)
+            harder = head.gain(adapted.embed(prompts), vectors, prompts)
+        _check_finite("prompt", gain if harder is None else gain + harder)
         far, unjudged = (
-            None if near is None else near.far(near.layer(vectors)) for near in (self.neighbours, self.judged)
+            None if near is None else near.far(self.query.layer(vectors, near.layer))
+            for near in (self.neighbours, self.judged)
         )
-        return PromptScores(gain, chances[:, 0], chances[:, -1], difficulty, far, unjudged)
+        return PromptScores(gain, chances[:, 0], chances[:, -1], harder, far, unjudged)
 
     def score_answers(self, pairs: Sequence[tuple[str, AnswerLike]]) -> np.ndarray:
         """Raw P(adequate) of each answer, shape (N,); without a finish reason, of the whole that is to come.
@@ -146,10 +151,11 @@ def load_scorers(
     evaluator, stack, prefixes = None, None, None
     if evaluator_entry:
         evaluator, stack, prefixes = _load_evaluator(folder, evaluator_entry, sessions)
+    mf = _load_mf(folder, mf_entry, query.dimension)
     return BundleScorers(
         query=query,
-        mf=_load_mf(folder, mf_entry, query.dimension),
-        difficulty=_load_difficulty(folder, difficulty_entry, sessions, query.dimension)
+        mf=mf,
+        difficulty=_load_difficulty(folder, difficulty_entry, sessions, query.dimension, mf.words)
         if difficulty_entry
         else None,
         evaluator=evaluator,
@@ -165,11 +171,15 @@ class _Sessions:
 
     def __init__(self, threads: int | None) -> None:
         self._threads = threads
-        self._plain: dict[tuple[str, bool], dict[int, EncoderSession]] = {}  # by longest input
+        self._plain: dict[tuple[str, bool, bool], dict[int, EncoderSession]] = {}  # by longest input
         self._tables: dict[str, Any] = {}
 
     def open(
-        self, encoder: Mapping[str, Any], adapters: Mapping[str, Adapter], weights_path: Path | None
+        self,
+        encoder: Mapping[str, Any],
+        adapters: Mapping[str, Adapter],
+        weights_path: Path | None,
+        lower_half: bool = False,
     ) -> EncoderSession:
         folder = _check_encoder(encoder)
         max_tokens, int8 = int(encoder["max_tokens"]), bool(encoder.get("int8", False))
@@ -178,7 +188,7 @@ class _Sessions:
             if any("embeddings" in name for name in adapters):
                 words = None
             return EncoderSession(folder, max_tokens, self._threads, adapters, weights_path, int8, words)
-        same = self._plain.setdefault((str(encoder["sha256"]), int8), {})
+        same = self._plain.setdefault((str(encoder["sha256"]), int8, lower_half), {})
         if max_tokens not in same:
             other = next(iter(same.values()), None)
             same[max_tokens] = (
@@ -188,6 +198,7 @@ class _Sessions:
                     self._threads,
                     int8=int8,
                     words=None if int8 else self._words(folder, str(encoder["sha256"])),
+                    lower_half=lower_half,
                 )
                 if other is None
                 else other.with_max_tokens(max_tokens)
@@ -225,7 +236,9 @@ def _open_query(entry: Mapping[str, Any], sessions: _Sessions) -> QueryVectors:
     if is_remote(name):
         dimension = int(_field(encoder, "mf.encoder", "dimension"))
         return QueryVectors(HttpEmbedder.from_name(name, dimension=dimension), parts)
-    return QueryVectors(SessionEmbedder(sessions.open(encoder, {}, None), "middle" in parts), parts)
+    layers = layers_of(parts)
+    session = sessions.open(encoder, {}, None, lower_half=layers == ("middle",))
+    return QueryVectors(SessionEmbedder(session, layers), parts)
 
 
 def _parts_of(entry: Mapping[str, Any], scorer: str, remote: bool) -> tuple[str, ...]:
@@ -263,9 +276,9 @@ def _load_neighbours(folder: Path, prefix: str = "") -> Neighbours | None:
         tensors = load_file(str(path))
         if prefix and f"{prefix}least" not in tensors:
             return None
-        middle = f"{prefix}middle" in tensors
-        vectors = tensors[f"{prefix}middle" if middle else f"{prefix}vectors"]
-        return Neighbours(vectors.astype(np.float32), float(tensors[f"{prefix}least"][0]), middle)
+        layer = "middle" if f"{prefix}middle" in tensors else "last"
+        vectors = tensors[f"{prefix}{layer if layer == 'middle' else 'vectors'}"]
+        return Neighbours(vectors.astype(np.float32), float(tensors[f"{prefix}least"][0]), layer)
     except (SafetensorError, OSError, KeyError, IndexError) as exc:
         raise ScorerFileError(f"{path} cannot be read: {exc}") from exc
 
@@ -280,12 +293,16 @@ def _open_head(
 
 
 def _load_difficulty(
-    folder: Path, entry: Mapping[str, Any], sessions: _Sessions, frozen_dimension: int
+    folder: Path,
+    entry: Mapping[str, Any],
+    sessions: _Sessions,
+    frozen_dimension: int,
+    words: WordReading | None,
 ) -> tuple[QueryVectors, DifficultyHead]:
     session, file = _open_head(folder, entry, "difficulty", sessions)
     parts = _parts_of(entry, "difficulty", remote=False)
-    query = QueryVectors(SessionEmbedder(session, "middle" in parts), parts)
-    return query, DifficultyHead.read(file, query.dimension, frozen_dimension)
+    query = QueryVectors(SessionEmbedder(session, layers_of(parts)), parts)
+    return query, DifficultyHead.read(file, query.dimension, frozen_dimension, words)
 
 
 def _load_evaluator(

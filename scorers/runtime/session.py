@@ -24,7 +24,7 @@ from safetensors.numpy import load_file
 
 from scorers.encoders import EncoderFolder
 from scorers.errors import EncoderError, ScoringFailed
-from scorers.runtime.graph import GRAPH_VERSION, WORD_TABLE, Adapter, build_graph
+from scorers.runtime.graph import GRAPH_VERSION, LOWER_HALF, OUTPUTS, WORD_TABLE, Adapter, build_graph
 from scorers.runtime.vectors import VectorCache
 from scorers.tokenizer import TextTokenizer, TokenIds, token_buckets
 
@@ -67,15 +67,17 @@ class EncoderSession:
         weights_path: Path | None = None,
         int8: bool = False,
         words: ort.OrtValue | None = None,
+        lower_half: bool = False,
     ) -> None:
         """`weights_path` holds tensors that replace the folder's (layers that were fine-tuned); `threads`
-        None: ORT's choice; `words` is the table of `word_table`, shared by sessions that do not change it.
+        None: ORT's choice; `words` is the table of `word_table`, shared by sessions that do not change it;
+        `lower_half` stops after half of the layers, for `embed_middle` alone.
 
         Raises `EncoderError` when the weights do not make a graph.
         """
         self.folder = folder
         self.tokenizer = TextTokenizer.of(folder, max_tokens)
-        model = _load_or_build(folder, adapters or {}, weights_path, int8)
+        model = _load_or_build(folder, adapters or {}, weights_path, int8, lower_half)
         options = ort.SessionOptions()
         options.log_severity_level = 3
         if threads is not None:
@@ -98,16 +100,20 @@ class EncoderSession:
 
     def pool(self, items: Sequence[TokenIds], with_middle: bool = False) -> Pooled:
         """Run N inputs in batches of similar length; rows come back in the order given."""
-        names = ("mean", "first", "middle") if with_middle else ("mean", "first")
+        names = OUTPUTS if with_middle else ("mean", "first")
+        return Pooled(**self._run(items, names))
+
+    def _run(self, items: Sequence[TokenIds], names: Sequence[str]) -> dict[str, np.ndarray]:
+        """The graph's outputs of these names, (N, d) each."""
         pooled = {n: np.zeros((len(items), self.folder.dimension), dtype=np.float32) for n in names}
         for rows in token_buckets([len(item) for item in items], _BATCH_TOKENS):
             batch = self.tokenizer.pad([items[row] for row in rows])
             feed = {"ids": batch.ids, "mask": batch.mask, "type_ids": batch.type_ids}
             for name, value in zip(names, self._session.run(list(names), feed), strict=True):
                 pooled[name][rows] = value
-        if not np.isfinite(pooled["mean"]).all():
+        if not np.isfinite(pooled[names[0]]).all():
             raise ScoringFailed(f"encoder {self.folder.name!r} gave numbers that are not finite")
-        return Pooled(**pooled)
+        return pooled
 
     def embed_prompts(self, prompts: Sequence[str]) -> np.ndarray:
         """Query vectors, shape (N, d), float32, unit length."""
@@ -119,6 +125,13 @@ class EncoderSession:
         Kept by text hash: an answer's scorers want the vector of the prompt that was routed a moment ago.
         """
         return self._vectors.fill(texts, self._embed_layers)
+
+    def embed_middle(self, texts: Sequence[str]) -> np.ndarray:
+        """Vectors of the middle layer, shape (N, d), each unit length; kept like those of `embed_layers`."""
+        return self._vectors.fill(texts, self._embed_middle)
+
+    def _embed_middle(self, texts: Sequence[str]) -> np.ndarray:
+        return _on_sphere(self._run(self.tokenizer.encode_prompts(texts), LOWER_HALF)["middle"])
 
     def _embed_layers(self, texts: Sequence[str]) -> np.ndarray:
         return self.pool(self.tokenizer.encode_prompts(texts), with_middle=True).query()
@@ -133,14 +146,19 @@ def cache_folder() -> Path:
 
 
 def _load_or_build(
-    folder: EncoderFolder, adapters: Mapping[str, Adapter], weights_path: Path | None, int8: bool
+    folder: EncoderFolder,
+    adapters: Mapping[str, Adapter],
+    weights_path: Path | None,
+    int8: bool,
+    lower_half: bool,
 ) -> bytes | Path:
     """The model's file, or its bytes where none can be kept: from a file it takes half the memory."""
-    path = cache_folder() / "graphs" / f"{_cache_key(folder, adapters, weights_path, int8)}.onnx"
+    key = _cache_key(folder, adapters, weights_path, int8) + ("-half" if lower_half else "")
+    path = cache_folder() / "graphs" / f"{key}.onnx"
     if path.is_file():
         return path
     changed = {} if weights_path is None else _load(weights_path)
-    model = build_graph(folder.read_config(), _load(folder.weights_path), adapters, changed)
+    model = build_graph(folder.read_config(), _load(folder.weights_path), adapters, changed, lower_half)
     data: bytes = _quantise(model) if int8 else model.SerializeToString()
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,9 +4,9 @@ Two heads (default), P(weak right) and P(strong right), trained on both models' 
 difference. One head, P(strong should answer), is the option: on MMLU it ranked at .572 APGR where the
 two-head gain had .726, because it also sends up what both models fail.
 
-The head is linear on the query vector (last layer, middle layer, prompt features), the very input of the
-matrix factorisation, and starts from its probes: first probe, then fine-tune (Kumar et al., 2022), so
-that the encoder is never bent to serve a random head.
+The head is linear on last layer, middle layer and prompt features, and starts from the probes of a matrix
+factorisation on the latter two: first probe, then fine-tune (Kumar et al., 2022), so that the encoder is
+never bent to serve a random head. What the last layer says counts for nothing at the start.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from scorers.torch.matrix_factorisation import MatrixFactorisation
 class DifficultyClassifier(nn.Module):
     """Logits (B, outputs); outputs is 2 (weak, strong) or 1 (strong should answer).
 
-    The query vector is D = 2 d + F wide, standardised inside as the matrix factorisation does.
+    Its input is D = 2 d + F wide, standardised inside as the matrix factorisation's is.
     """
 
     centre: torch.Tensor
@@ -44,26 +44,40 @@ class DifficultyClassifier(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def start_from(self, start: MatrixFactorisation, pair: tuple[int, int]) -> None:
-        """Take a factorisation's standardisation and, with two outputs, its probes of (weak, strong)."""
+    def start_from(
+        self, start: MatrixFactorisation, pair: tuple[int, int], last: tuple[np.ndarray, np.ndarray]
+    ) -> None:
+        """Take a factorisation's standardisation and, with two outputs, its probes of (weak, strong). It is
+        one on the middle layer and the features; `last` is the last layer's centre and scale, (d,) each."""
+        d = self.encoder.folder.dimension
         with torch.no_grad():
-            self.centre.copy_(start.centre)
-            self.scale.copy_(start.scale)
+            for own, beginning, rest in (
+                (self.centre, last[0], start.centre),
+                (self.scale, last[1], start.scale),
+            ):
+                own[:d], own[d:] = torch.from_numpy(beginning), rest
             if len(self.head.bias) == 2:
                 weighted = start.v.weight[list(pair)] * start.w2  # (2, k)
-                self.head.weight.copy_(weighted @ start.W1.weight + start.u.weight)
+                probes = weighted @ start.W1.weight + start.u.weight
+                self.head.weight[:, d:] = probes
                 bias = 0.0 if start.W1.bias is None else weighted @ start.W1.bias
                 self.head.bias.copy_(bias + start.a.weight[list(pair), 0] + start.u.bias)
-                self._start = (self.head.weight.clone(), self.head.bias.clone())
+                self._start = (probes.clone(), self.head.bias.clone())
 
     def forward(
         self, ids: torch.Tensor, mask: torch.Tensor, type_ids: torch.Tensor, features: torch.Tensor
     ) -> torch.Tensor:
-        mean, middle = self.encoder.forward_with_middle(ids, mask, type_ids)
-        parts = (nn.functional.normalize(mean, dim=1), nn.functional.normalize(middle, dim=1), features)
-        x = (torch.cat(parts, dim=1) - self.centre) * self.scale  # (B, D)
+        x = torch.cat((*self.layers(ids, mask, type_ids), features), dim=1)  # (B, D)
+        x = (x - self.centre) * self.scale
         logits: torch.Tensor = self.head(self.dropout(x))
         return logits
+
+    def layers(
+        self, ids: torch.Tensor, mask: torch.Tensor, type_ids: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The last and the middle layer's vectors, (B, d) each, on the unit sphere."""
+        mean, middle = self.encoder.forward_with_middle(ids, mask, type_ids)
+        return nn.functional.normalize(mean, dim=1), nn.functional.normalize(middle, dim=1)
 
     def export(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray] | None]:
         """(head and adapter tensors, encoder weights or None), as the bundle holds them; the head is folded
@@ -75,7 +89,10 @@ class DifficultyClassifier(nn.Module):
                 heads["frozen"] = self._start
                 tensors["frozen.share"] = np.array([self.frozen_share], dtype=np.float32)
             for name, (weight, bias) in heads.items():
-                folded = weight.cpu() * self.scale.cpu()
+                columns = slice(
+                    len(self.scale) - weight.shape[1], None
+                )  # the probes' are without the last layer
+                folded = weight.cpu() * self.scale[columns].cpu()
                 tensors[f"{name}.weight"] = folded.numpy()
-                tensors[f"{name}.bias"] = (bias.cpu() - folded @ self.centre.cpu()).numpy()
+                tensors[f"{name}.bias"] = (bias.cpu() - folded @ self.centre[columns].cpu()).numpy()
         return tensors, weights

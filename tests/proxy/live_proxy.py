@@ -43,7 +43,7 @@ class FixedScorers:
         self.certificate: Certificate | None = None
         self.rows: CalibrationRows | None = None
 
-    async def read_prompt(self, prompt: str, signals: Signals) -> None:
+    async def read_prompt(self, prompt: str, signals: Signals, difficulty: bool = True) -> None:
         return
 
     async def score_answers(self, prompt: str, answers: Sequence[Answer]) -> list[float]:

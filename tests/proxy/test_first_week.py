@@ -186,7 +186,7 @@ async def test_prompts_unlike_the_fitted_ones_go_to_strong_and_say_so(kind: str)
 class FarScorers(FixedScorers):
     """The pre-router finds every prompt far from what it knows."""
 
-    async def read_prompt(self, prompt: str, signals: Signals) -> None:
+    async def read_prompt(self, prompt: str, signals: Signals, difficulty: bool = True) -> None:
         signals.route_score, signals.unfamiliar = 0.1, True
 
 
@@ -244,7 +244,7 @@ class LadderScorers(FixedScorers):
             explore_share=0.0,
         )  # fmt: skip
 
-    async def read_prompt(self, prompt: str, signals: Signals) -> None:
+    async def read_prompt(self, prompt: str, signals: Signals, difficulty: bool = True) -> None:
         signals.route_score = 0.5
         signals.tier_scores = {"low": (0.1, 0.1), "mid": (0.9, 0.2), "high": (0.9, 0.8)}[prompt]
 

@@ -87,7 +87,7 @@ def test_features_stand_behind_the_vector() -> None:
     [
         (["last", "topic"], False, "'topic' is unknown; there are: last, middle, features"),
         (["last", "middle"], True, "'middle' is unknown; there are: last, features"),
-        (["features"], False, "'last' is missing"),
+        (["features"], False, "no layer is named"),
     ],
 )
 def test_parts_that_cannot_be_had_are_named(parts: list[str], remote: bool, message: str) -> None:

@@ -118,6 +118,7 @@ def test_prompt_scores_are_torchs(models: dict[str, Any], served: BundleScorers)
     assert scores.difficulty is not None
     np.testing.assert_allclose(scores.difficulty, chances[:, 1] - chances[:, 0], atol=1e-3)
     assert np.ptp(scores.difficulty) > 1e-2  # four different prompts, four different scores
+    assert served.score_prompts(PROMPTS, difficulty=False).difficulty is None
 
 
 @torch.no_grad()
@@ -171,7 +172,7 @@ def test_fully_tuned_weights_replace_the_encoders(tmp_path: Path) -> None:
 @torch.no_grad()
 def test_query_vector_is_last_and_middle_layer_and_features() -> None:
     session = EncoderSession(ENCODER, 96, 1)
-    query = QueryVectors(SessionEmbedder(session, middle=True), ("last", "middle", "features"))
+    query = QueryVectors(SessionEmbedder(session, ("last", "middle")), ("last", "middle", "features"))
     batch = tensors_of(session.tokenizer.pad(session.tokenizer.encode_prompts(PROMPTS)))
     parts = TextEncoder(ENCODER, "frozen").eval().forward_with_middle(*batch)
     wanted = [torch.nn.functional.normalize(part, dim=1).numpy() for part in parts]
@@ -180,28 +181,39 @@ def test_query_vector_is_last_and_middle_layer_and_features() -> None:
     np.testing.assert_allclose(found[:, 384:768], wanted[1], atol=1e-4)
     np.testing.assert_array_equal(found[:, 768:], features_of_prompts(PROMPTS))
     assert np.abs(wanted[0] - wanted[1]).max() > 0.01
+    np.testing.assert_array_equal(query.layer(found, "middle"), found[:, 384:768])
+
+
+def test_the_lower_half_gives_the_middle_layer_of_the_whole() -> None:
+    whole, half = EncoderSession(ENCODER, 96, 1), EncoderSession(ENCODER, 96, 1, lower_half=True)
+    query = QueryVectors(SessionEmbedder(half, ("middle",)), ("middle",))
+    assert query.dimension == 384
+    np.testing.assert_allclose(query.embed(PROMPTS), whole.embed_layers(PROMPTS)[:, 384:], atol=1e-6)
 
 
 @torch.no_grad()
 def test_frozen_probes_are_averaged_in_with_their_share(tmp_path: Path) -> None:
     width = 2 * 384 + len(PROMPT_FEATURES)
-    start = MatrixFactorisation(2, width)
+    start = MatrixFactorisation(2, width - 384)  # on the middle layer and the features
     shake(start, 3)
     model = DifficultyClassifier(TextEncoder(ENCODER, "frozen")).eval()
-    model.start_from(start, (0, 1))
+    model.start_from(start, (0, 1), (np.full(384, 0.1, np.float32), np.full(384, 2.0, np.float32)))
     query = np.random.default_rng(0).normal(size=(5, width)).astype(np.float32) * 0.05
-    started = start.score_table(torch.from_numpy(query)).numpy()
+    frozen = query[:, 384:]
+    started = start.score_table(torch.from_numpy(frozen)).numpy()
+    at_start = model.head((torch.from_numpy(query) - model.centre) * model.scale).numpy()
+    np.testing.assert_allclose(at_start, started, atol=1e-5)  # the last layer says nothing yet
     shake(model.head, 4)
     model.frozen_share = 0.25
     tensors, _ = model.export()
     save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, tmp_path / "d.safetensors")
-    head = DifficultyHead.read(read_scorer_file(tmp_path / "d.safetensors"), width, width)
+    head = DifficultyHead.read(read_scorer_file(tmp_path / "d.safetensors"), width, width - 384)
     adapted = query + 0.01
     tuned = model.head((torch.from_numpy(adapted) - model.centre) * model.scale).numpy()
     chances = 1 / (1 + np.exp(-(0.75 * tuned + 0.25 * started)))
-    found = head.gain(adapted, query, ["x"] * len(query))
+    found = head.gain(adapted, frozen, ["x"] * len(query))
     np.testing.assert_allclose(found, chances[:, 1] - chances[:, 0], atol=1e-4)
-    assert np.abs(found - head.gain(adapted, adapted, ["x"] * len(query))).max() > 1e-3
+    assert np.abs(found - head.gain(adapted, adapted[:, 384:], ["x"] * len(query))).max() > 1e-3
     with pytest.raises(ScorerFileError, match=r"'frozen\.weight' has shape"):
         DifficultyHead.read(read_scorer_file(tmp_path / "d.safetensors"), width, 384)
 
@@ -219,7 +231,9 @@ def test_folded_mf_is_the_formula() -> None:
     query = torch.from_numpy(vectors)
     with torch.no_grad():
         delta = [model(torch.full((5,), m), query).numpy() for m in (2, 0)]
-    chances = ServedMf.fold(model.export(), ["a", "b", "c"], ["c", "a"], "pairwise").adequacy(vectors)
+    chances = ServedMf.fold(model.export(), ["a", "b", "c"], ["c", "a"], "pairwise").adequacy(
+        vectors, ["x"] * 5
+    )
     np.testing.assert_allclose(chances[:, 1], 1 / (1 + np.exp(-(delta[1] - delta[0]))), atol=1e-5)
     np.testing.assert_allclose(chances.sum(1), 1, atol=1e-6)
 

@@ -125,6 +125,7 @@ def test_all_stages_then_nothing_then_what_changed(folder: Path, capsys: pytest.
     assert re.findall(r"^(\w+): ->", told, re.MULTILINE) == ["evaluate", "publish"]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_killed_and_run_again(folder: Path) -> None:
     whole = run(
