@@ -26,6 +26,7 @@ _INTEGERS = ("n", "max_tokens", "max_completion_tokens", "seed", "top_logprobs")
 _BOOLEANS = ("stream",)
 _OBJECTS = ("stream_options", "response_format")
 _NULL = b"null"
+_MAX_FIELDS = 1_000  # of the top level; a million of them would hold the event loop for seconds
 _INTEGER = re.compile(rb"-?[0-9]+")
 
 
@@ -133,6 +134,8 @@ def decode_fields(body: bytes) -> dict[str, bytes]:
         raise ApiError(400, reason, code="invalid_json") from error
     except RecursionError as error:
         raise ApiError(400, "The JSON body is nested too deeply.", code="invalid_json") from error
+    if len(fields) > _MAX_FIELDS:
+        raise ApiError(400, f"The body has {len(fields)} fields, the limit is {_MAX_FIELDS}.")
     return {name: bytes(memoryview(raw)) for name, raw in fields.items()}
 
 

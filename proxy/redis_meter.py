@@ -4,7 +4,8 @@ harm.
 A request is counted and the totals are read in one round trip. A Redis that does not answer within
 `auth.redis_timeout_ms` opens a circuit: until a probe succeeds nobody waits for it, and keys with limits are
 counted on this host alone or refused, as configured. Answers' tokens and dollars go out every 50 ms from a
-task of their own; what Redis does not take waits, added up by key, until it does.
+task of their own; what Redis does not take waits, added up by key, until it does. What was spent on this host
+is known without Redis: one that comes back empty gives a key no more than what it had spent elsewhere.
 """
 
 from __future__ import annotations
@@ -71,6 +72,10 @@ class RedisMeter:
             at_home = error
         used = await self._count(key)
         if used is not None:
+            home = self._home.used(key)
+            used.usd_day, used.usd_month = (
+                max(used.usd_day, home.usd_day), max(used.usd_month, home.usd_month),
+            )  # fmt: skip
             check_limits(key, used, self._now())
             return used
         if self._refuse:

@@ -107,6 +107,14 @@ RAW = [
     ("nul_bytes", b"\0\0\0\0"),
     ("deep_array", b'{"model":"upshift","messages":' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
     ("deep_unclosed", b'{"model":' * 50_000),
+    (
+        "many_fields",
+        b'{"model":"upshift","messages":'
+        + HELLO
+        + b',"prompt":"x","input":"x",'
+        + b",".join(b'"field_%d":1' % number for number in range(2_000))
+        + b"}",
+    ),
     ("control_character", b'{"model":"upshift","prompt":"a\nb","input":"a\nb"}'),
 ]
 

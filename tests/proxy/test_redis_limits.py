@@ -13,10 +13,13 @@ from pathlib import Path
 import pytest
 
 from proxy.auth import ApiKey, Limits
+from proxy.auth_settings import hash_key
 from proxy.redis_meter import RedisMeter
 from proxy.usage import LocalMeter
 from proxy.wire_error import ApiError
 from routing.errors import SettingsError
+from tests.chaos_upstream import ChaosUpstream
+from tests.proxy.live_proxy import FixedScorers, live_proxy, make_settings
 from tests.proxy.redis_server import RedisServer, redis_server
 
 pytestmark = pytest.mark.redis
@@ -126,6 +129,58 @@ async def test_a_killed_redis_comes_back(redis: RedisServer, tmp_path: Path):
         while (await meters[1].admit(rich)).usd_day < 1.5:
             assert time.monotonic() < end, "what was owed is paid when Redis is back"
             await asyncio.sleep(0.1)
+
+
+async def test_an_empty_redis_gives_no_budget_back(redis: RedisServer, tmp_path: Path):
+    at = 6_000_000.0 + 8 * 86_400
+    key = ApiKey("rich", b"", limits=Limits(usd_per_month=1.0))
+    async with replicas(redis, tmp_path, at=at) as (one, two):
+        assert await admitted([one, two], 2, key) == ["ok", "ok"]
+        one.charge(key, 1, 1.5)
+        await asyncio.sleep(0.3)
+        assert await admitted([two], 1, key) == ["insufficient_quota"]
+        redis.kill()
+        redis.start()
+        end = time.monotonic() + 10
+        while (outcome := (await admitted([two], 1, key))[0]) != "ok":
+            assert time.monotonic() < end, outcome
+            await asyncio.sleep(0.1)
+        assert await admitted([one], 1, key) == ["insufficient_quota"], "where it was spent it is known"
+
+
+async def test_two_replicas_over_http(
+    redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole servers with one Redis: together they answer what a key may ask for."""
+    monkeypatch.setenv("UPSHIFT_TEST_REDIS", redis.url)
+    keys = [
+        {"id": "often", "sha256": hash_key("sk-often"), "requests_per_minute": 20},
+        {"id": "poor", "sha256": hash_key("sk-poor"), "usd_per_day": 1e-3},
+    ]
+    auth = {"keys": keys, "redis_url_env": "UPSHIFT_TEST_REDIS", "redis_timeout_ms": 5000.0}
+    async with ChaosUpstream("m", "words") as upstream:
+        price = {"input_usd_per_mtok": 10.0, "output_usd_per_mtok": 10.0}  # 12 tokens: 1.2e-4
+        tiers = [{"name": name, "url": upstream.url, "model": name, **price} for name in ("weak", "strong")]
+        settings = make_settings(tiers, auth=auth)
+        async with (
+            live_proxy(settings, FixedScorers(1.0)) as one,
+            live_proxy(settings, FixedScorers(1.0)) as two,
+        ):
+            for proxy in (one, two):
+                proxy.session.headers["authorization"] = "Bearer sk-often"
+            seen = await asyncio.gather(*(proxy.ask("weak") for proxy in (one, two) for _ in range(30)))
+            answered = sum(answer.status == 200 for answer in seen)
+            assert 20 <= answered <= 21, "one more where the minute slides meanwhile"
+            assert {a.data["error"]["code"] for a in seen if a.status != 200} == {"rate_limit_exceeded"}
+            assert upstream.requests == answered, "a refused request reaches no backend"
+            codes = []
+            for number in range(14):
+                proxy = (one, two)[number % 2]
+                proxy.session.headers["authorization"] = "Bearer sk-poor"
+                answer = await proxy.ask("weak")
+                codes.append(answer.status if answer.status == 200 else answer.data["error"]["code"])
+                await asyncio.sleep(0.1)  # what an answer cost is told to Redis every 0.05 s
+            assert codes == [200] * 9 + ["insufficient_quota"] * 5
 
 
 def test_a_url_that_is_none_is_not_quoted(tmp_path: Path):
