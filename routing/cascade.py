@@ -141,7 +141,7 @@ class Cascade:
         while True:
             judged = check and tier < self._last
             attempt, error = await self._attempt(tier, judged)
-            if attempt is not None and attempt.standing == "client_error":
+            if attempt is not None and attempt.standing == "client_error" and not _was_taken(outcome):
                 self._commit(outcome, attempt, entered)
                 return
             if attempt is not None and attempt.standing == "ok":
@@ -340,6 +340,11 @@ class Cascade:
         for attempt in self._open:
             if attempt is not shown:
                 await attempt.close()
+
+
+def _was_taken(outcome: Outcome) -> bool:
+    """Whether another tier has answered the request: that this one refuses it is no fault of the client."""
+    return any(attempt.standing == "ok" for attempt in outcome.rejected)
 
 
 def _entry_reason(strategy: str, entry: Entry, last: int) -> Reason:

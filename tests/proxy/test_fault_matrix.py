@@ -69,6 +69,8 @@ CASES = [
     Case("status_429", faults.status(429), 429, 429),
     Case("status_429_now", faults.status(429, "retry-after: 0"), 429, 429, repeated=True),
     Case("status_429_later", faults.status(429, "retry-after: 30"), 429, 429),
+    Case("status_401", faults.status(401), 401, 401),
+    Case("redirect", faults.status(302, "location: http://127.0.0.1:1/"), 502, 502),
     Case("html_error", faults.html_error, 502, 502),
     Case("error_200", faults.error_200, 502, 502),
     Case("error_event", faults.error_event, 502, 502),

@@ -171,6 +171,16 @@ async def test_clients_own_error_is_returned_at_once() -> None:
     assert len(stage.begun) == 1
 
 
+async def test_a_request_that_one_tier_took_is_no_clients_error() -> None:
+    stage = Stage({1: FakeAttempt(1, "client_error")})
+    outcome = await run(stage, FakeJudge(answer_score=0.1))
+    assert (outcome.route.decision, outcome.route.reason) == ("degraded", "strong_failed")
+    assert outcome.attempt is stage.begun[0]
+    outcome = await run(stage, FakeJudge(answer_score=0.1), failure=FailurePolicy(strong="error"))
+    assert outcome.attempt is not None
+    assert outcome.attempt.standing == "client_error", "as configured: the error itself"
+
+
 async def test_strong_failure_serves_the_rejected_answer_degraded() -> None:
     stage = Stage({1: BackendBroken("gone")})
     outcome = await run(stage, FakeJudge(answer_score=0.1))
