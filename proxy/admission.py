@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
+from proxy.cycle import ON_DISCONNECT
+from proxy.wire import ClientGone, ClientWatch, Message, Scope
 from proxy.wire_error import Overloaded
 
 
@@ -28,6 +30,21 @@ class Admission:
     def waiting(self) -> int:
         """Requests in the queue."""
         return len(self._waiting)
+
+    async def enter_for(self, scope: Scope) -> None:
+        """`enter`, given up as soon as the client leaves the queue: then it raises `ClientGone`.
+
+        Only our own server tells of that while the request's body is unread; under another one a client that
+        has left keeps its place in the queue.
+        """
+        full = bool(self._max_running) and self.running >= self._max_running
+        if not full or ON_DISCONNECT not in scope.get("extensions", {}):
+            await self.enter()
+            return
+        async with ClientWatch(scope, _read_nothing) as client:
+            await self.enter()
+        if client.gone:
+            raise ClientGone
 
     async def enter(self) -> None:
         """Take a place. Raises `Overloaded` when there is none within the limits."""
@@ -61,3 +78,7 @@ class Admission:
 
     def _shed(self, why: str) -> Overloaded:
         return Overloaded(why, self._retry_after_s)
+
+
+async def _read_nothing() -> Message:
+    raise AssertionError("the body of a request that waits is not read")

@@ -131,7 +131,7 @@ class Gateway:
     async def _admitted(self, scope: Scope, send: Send, record: Record) -> bool:
         """Whether there is a place for the request; one that is shed is told when to come again."""
         try:
-            await self.admission.enter()
+            await self.admission.enter_for(scope)
         except ApiError as error:
             headers = opening_headers(record.request_id, self.cors.headers(scope))
             await send_error(send, record, headers, error)

@@ -33,7 +33,17 @@ from proxy.limits import ACCOUNT
 from proxy.record import Record
 from proxy.request_deadline import request_deadline
 from proxy.sse import MAX_EVENT_BYTES, event_data, whole_events
-from proxy.wire import ClientWatch, Headers, Receive, Scope, Send, send_end, send_start, send_whole
+from proxy.wire import (
+    ClientGone,
+    ClientWatch,
+    Headers,
+    Receive,
+    Scope,
+    Send,
+    send_end,
+    send_start,
+    send_whole,
+)
 from proxy.wire_error import ApiError, from_backend_error, from_backend_reply
 from routing.deadline import Deadline
 from routing.decision import Route
@@ -119,9 +129,12 @@ class PassThrough:
         """Wait for a place, then do the work as long as the client is there."""
         admission = self._gateway.admission
         try:
-            await admission.enter()
+            await admission.enter_for(scope)
         except ApiError as error:
             await self._fail(exchange, error)
+            return True
+        except ClientGone:
+            exchange.record.outcome = "cancelled"
             return True
         answered = True
         try:

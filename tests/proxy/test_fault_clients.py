@@ -206,6 +206,28 @@ async def test_a_place_in_the_queue_is_not_for_ever():
         await proxy.settled()
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/embeddings"])
+async def test_a_client_that_leaves_the_queue_gives_its_place_up(path):
+    limits = {"max_in_flight_requests": 1, "max_queued_requests": 10, "queue_timeout_s": 30.0}
+    async with pair(server=limits) as (weak, _, proxy):
+        weak.fault = faults.hang
+        admission = proxy.live.app.gateway.admission
+        _, running = await connect(proxy, False, "weak")
+        await until(lambda: weak.busy == 1)
+        host, port = proxy.url.removeprefix("http://").split(":")
+        _, writer = await asyncio.open_connection(host, int(port))
+        body = b'{"model": "weak", "input": "a", "messages": [{"role": "user", "content": "a"}]}'
+        writer.write(request_bytes(body).replace(b"/v1/chat/completions", path.encode()))
+        await until(lambda: admission.waiting == 1)
+        async with Stopwatch() as watch:
+            writer.transport.abort()
+            seconds = await until(lambda: proxy.outcomes() == {"cancelled": 1})
+        assert seconds < GONE_S + 2 * watch.longest_s
+        assert (admission.waiting, weak.requests) == (0, 1)
+        running.transport.abort()
+        await proxy.settled()
+
+
 async def test_a_slow_weak_tier_leaves_time_for_the_strong_one():
     server = {"request_timeout_s": 2.0, "first_byte_timeout_s": 0.0, "between_bytes_timeout_s": 0.0}
     for stream in (False, True):
