@@ -10,6 +10,7 @@ from pathlib import Path
 
 from routing.errors import ExamplesError, UpshiftError
 from scorers.encoders import DEFAULT_ENCODER
+from trainer.budget import MINUTES
 from trainer.calibrate import QUALITY
 from trainer.checkpoint import EVERY_S
 from trainer.conditions import Conditions
@@ -102,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
         help="query vectors: minilm, openai:MODEL, URL#MODEL, folder or hub name",
     )
     add("--evaluator-encoder", default=DEFAULT_ENCODER, help="minilm, a folder or a hub name")
-    add("--max-minutes", type=_positive, default=30.0, help="bound on training (rows are sampled to fit)")
+    add("--max-minutes", type=_positive, default=MINUTES, help="bound on training (rows are sampled to fit)")
     add("--hard-stop", action="store_true", help="cut training by the clock; the bundle then depends on it")
     add(
         "--checkpoint-every",

@@ -15,6 +15,7 @@ from scorers.embedders import is_remote
 from scorers.encoders import DEFAULT_ENCODER, resolve_encoder
 from scorers.runtime.neighbours import FAR_SHARE
 from scorers.text import TEXT_TEMPLATE
+from trainer.budget import MINUTES
 from trainer.calibrate import QUALITY
 from trainer.checkpoint import EVERY_S
 from trainer.examples import ExampleTable, PairTable, pair_examples, read_examples, require_both_classes
@@ -45,7 +46,7 @@ class FitOptions:
     evaluator: bool = True
     difficulty_settings: DifficultySettings = field(default_factory=DifficultySettings)
     evaluator_settings: EvaluatorSettings = field(default_factory=EvaluatorSettings)
-    max_minutes: float = 30.0
+    max_minutes: float = MINUTES
     hard_stop: bool = False
     price_ratio: float | None = None
     quality: float = QUALITY  # of strong's, for the first operating point

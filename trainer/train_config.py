@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from routing.errors import SettingsError
+from trainer.budget import MINUTES
 from trainer.prompts_hub import KNOWN, PREFIX
 from trainer.prompts_log import SCHEMES
 from trainer.prompts_near import THRESHOLD
@@ -105,7 +106,7 @@ class FitConfig(_Section):
     difficulty_tuning: str = "lora"
     evaluator_tuning: str = "lora"
     lora_rank: int = Field(8, ge=1)
-    max_minutes: float = Field(30.0, gt=0)
+    max_minutes: float = Field(MINUTES, gt=0)
     hard_stop: bool = False
 
 
