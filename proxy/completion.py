@@ -70,10 +70,19 @@ def read_answers(data: Mapping[str, Any], api: Api) -> list[Answer]:
 def check_choices(data: Mapping[str, Any], api: Api) -> None:
     """Every choice carries an answer of the right shape. Raises `BackendBroken`."""
     for choice in data["choices"]:
-        if not isinstance(choice.get("message") if api == "chat" else choice.get("text"), dict | str):
+        answer = choice.get("message") if api == "chat" else choice.get("text")
+        if not isinstance(answer, dict if api == "chat" else str):
             raise BackendBroken("a choice holds no message")
-        if not choice.get("finish_reason"):
+        if isinstance(answer, dict) and not isinstance(answer.get("tool_calls"), list | None):
+            raise BackendBroken("the tool calls of a choice are no list")
+        if not _finish_reason(choice):
             raise BackendBroken("a choice has no finish reason")
+
+
+def _finish_reason(choice: Mapping[str, Any]) -> str | None:
+    """None for what is no reason, whatever its type."""
+    reason = choice.get("finish_reason")
+    return reason if isinstance(reason, str) and reason else None
 
 
 def is_hollow(data: Mapping[str, Any]) -> bool:
@@ -195,8 +204,7 @@ class StreamReader:
             self.pieces += _add_delta(choice, delta)
             choice.holds = choice.holds or _holds(delta)
         choice.logprobs.extend(_logprobs(item.get("logprobs")) or ())
-        if item.get("finish_reason"):
-            choice.finish_reason = str(item["finish_reason"])
+        choice.finish_reason = _finish_reason(item) or choice.finish_reason
 
 
 def _add_delta(choice: _Choice, delta: Mapping[str, Any]) -> int:

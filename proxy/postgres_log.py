@@ -47,13 +47,14 @@ class PostgresStore:
             raise SettingsError("log.url: not a valid postgresql:// URL") from error
 
     def write(self, rows: Sequence[Row], table: str = "decisions") -> None:
+        storable = [[_storable(value) for value in row] for row in rows]
         try:
             connection = self._open()
             with connection.transaction(), connection.cursor() as cursor, cursor.copy(_COPY[table]) as copy:
-                for row in rows:
-                    copy.write_row([_storable(value) for value in row])
-        except self._psycopg.DataError as error:
-            raise RowRefused(_describe(error)) from error
+                for row in storable:
+                    copy.write_row(row)
+        except (self._psycopg.DataError, self._psycopg.IntegrityError) as error:
+            raise RowRefused(type(error).__name__) from error  # its words would quote the value
         except self._psycopg.Error as error:
             self.close()
             raise DatabaseDown(_describe(error)) from error
@@ -97,9 +98,11 @@ class PostgresStore:
 
 
 def _storable(value: object) -> object:
-    """PostgreSQL's text holds no NUL and no lone surrogate."""
+    """PostgreSQL's text holds no NUL and no lone surrogate. Raises `RowRefused` for what no column holds."""
     if isinstance(value, str):
         return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+    if not isinstance(value, int | float | None):
+        raise RowRefused(f"a value of type {type(value).__name__}")
     return value
 
 

@@ -40,8 +40,8 @@ class SqliteStore:
             database = self._open()
             with database:
                 database.executemany(_INSERT[table], rows)
-        except (sqlite3.DataError, sqlite3.IntegrityError, sqlite3.InterfaceError, OverflowError,
-                UnicodeEncodeError) as error:  # fmt: skip
+        except (sqlite3.DataError, sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError,
+                OverflowError, UnicodeEncodeError) as error:  # fmt: skip
             raise RowRefused(str(error)) from error
         except sqlite3.Error as error:
             self.close()

@@ -12,6 +12,8 @@ from proxy.sse import EventSplitter, EventTooLarge, event_data
 from proxy.wire import Message, Send
 from routing.errors import BackendBroken
 
+_ODD_SHAPES = (AttributeError, TypeError, ValueError)  # of what stands where OpenAI has a list or an object
+
 
 class AnswerTranslator:
     """Errors go on as they are: both APIs have the same."""
@@ -29,7 +31,7 @@ class AnswerTranslator:
         if message["type"] == "http.response.start":
             kinds = [value for name, value in message["headers"] if name == b"content-type"]
             self._stream = bool(kinds) and kinds[0].startswith(b"text/event-stream")
-            if self._stream or message["status"] != 200:
+            if self._stream or not 200 <= message["status"] < 300:
                 await self._send(message)
             else:
                 self._start = message
@@ -59,14 +61,23 @@ class AnswerTranslator:
                     out += self._writer.add(decode_event(data))
         except (BackendBroken, EventTooLarge) as error:  # the status is out: say it in the stream
             out += self._writer.fail({"message": f"The backend broke off its answer: {error}."})
+        except _ODD_SHAPES:
+            out += self._writer.fail({"message": "The backend broke off its answer: it has an odd shape."})
         return out + self._writer.finish() if last else out
 
-    async def _send_plain(self, start: Message) -> None:
+    def _translate(self) -> bytes:
+        """Raises `BackendBroken`."""
         chat = read_json(self._body)
         choice = chat["choices"][0]
         reason = choice.get("finish_reason")
-        items = output_items(choice.get("message") or {}, choice.get("logprobs"), reason)
-        body = orjson.dumps(self._frame.finished(str(chat.get("model") or ""), items, reason, chat))
+        try:
+            items = output_items(choice.get("message") or {}, choice.get("logprobs"), reason)
+            return orjson.dumps(self._frame.finished(str(chat.get("model") or ""), items, reason, chat))
+        except _ODD_SHAPES as error:
+            raise BackendBroken("the answer is not of the shape of a completion") from error
+
+    async def _send_plain(self, start: Message) -> None:
+        body = self._translate()
         headers = [item for item in start["headers"] if item[0] != b"content-length"]
         headers.append((b"content-length", str(len(body)).encode()))
         await self._send({**start, "headers": headers})

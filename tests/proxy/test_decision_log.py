@@ -240,9 +240,11 @@ def test_a_row_that_is_refused_holds_up_no_other(path):
         log.record(row(1, api=None))  # NOT NULL
         log.record(row(2, prompt_tokens=1 << 70))  # no 64-bit integer
         log.record(row(3))
+        log.record(row(4, judged_finish={"a": "backend's idea"}))
+        log.record(row(5))
         until(lambda: not log.waiting)
-    assert query(path) == [("req_0",), ("req_3",)]
-    assert drops.count == 2
+    assert query(path) == [("req_0",), ("req_3",), ("req_5",)]
+    assert drops.count == 3
 
 
 def said(number: int) -> dict[str, object]:
@@ -412,14 +414,17 @@ def test_a_locked_table_delays_rows_and_nobody_else(postgres, table):
 
 
 @pytest.mark.postgres
-def test_postgres_retention_bound_and_refused_rows(postgres, table):
+def test_postgres_retention_bound_and_refused_rows(postgres, table, caplog):
     with opened(postgres.url) as (log, drops):
         for number in range(100):
             log.record(row(number, at=time.time() - (200 - number) * 86_400))
             log.record(said(number), "feedback")
         log.record(row(100, prompt_tokens=1 << 70))
+        log.record(row(101, judged_finish={"a": "backend's idea"}))
+        log.record(row(102, route_score="a word of a client"))
         until(lambda: not log.waiting)
-        until(lambda: drops.count == 1)
+        until(lambda: drops.count == 3)
+    assert "a word of" not in caplog.text
     with opened(postgres.url, retention_days=150.5, max_rows=20) as (log, _):
         until(lambda: table("SELECT count(*) FROM decisions") == [(20,)])
         until(lambda: table("SELECT count(*), min(request_id) FROM feedback") == [(20, "req_80")])

@@ -225,6 +225,29 @@ async def test_an_encoded_answer_is_a_clear_failure() -> None:
         assert b"accept-encoding: identity\r\n" in backend.seen[-1]
 
 
+ODD_SHAPES = {
+    "a finish reason that is an object": {"finish_reason": {"a": 1}},
+    "a message that is a text": {"message": "hello there"},
+    "tool calls that are a number": {"message": {"content": None, "tool_calls": 7}},
+    "log-probabilities that are not": {"logprobs": {"content": [{"token": "a", "top_logprobs": 5}]}},
+}
+
+
+async def test_odd_shapes_are_failures_on_every_path() -> None:
+    async with by_hand() as (backend, proxy):
+        for name, choice in ODD_SHAPES.items():
+            chat = json.loads(PLAIN)
+            chat["choices"][0].update(choice)
+            backend.says = reply(json.dumps(chat).encode())
+            for model in ("weak", "upshift"):
+                seen = await proxy.ask(model)
+                assert seen.status == (200 if "logprobs" in choice else 502), (name, model, seen.body)
+            sent = {"model": "upshift", "input": "x"}
+            async with proxy.session.post(f"{proxy.url}/v1/responses", json=sent) as answer:
+                assert answer.status == 502, name
+                assert (await answer.json())["error"]["code"] == "backend_broken"
+
+
 async def test_absurd_counts_are_no_counts() -> None:
     async with by_hand() as (backend, proxy):
         for count in ("1" + "0" * 30, "9223372036854775808", "-1", "1.5", "true", '"7"'):
@@ -240,11 +263,11 @@ async def test_a_backend_that_closes_without_a_word_fails_nobody() -> None:
         backend.says = reply()
 
         async def client() -> None:
-            for _ in range(25):
+            for _ in range(10):
                 seen = await proxy.ask("weak")
                 assert (seen.status, seen.text) == (200, TEXT), seen.body
 
         await asyncio.gather(*(client() for _ in range(8)))
-        assert len(backend.seen) == 200
+        assert len(backend.seen) == 80
         assert proxy.count("upshift_circuit_open") == 0
-        assert proxy.outcomes() == {"ok": 200}
+        assert proxy.outcomes() == {"ok": 80}
