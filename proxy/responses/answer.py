@@ -30,6 +30,7 @@ class AnswerTranslator:
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             kinds = [value for name, value in message["headers"] if name == b"content-type"]
+            self._start, self._body = None, b""  # an answer that could not be translated: an error comes
             self._stream = bool(kinds) and kinds[0].startswith(b"text/event-stream")
             if self._stream or not 200 <= message["status"] < 300:
                 await self._send(message)
