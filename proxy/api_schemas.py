@@ -80,7 +80,7 @@ class _Generation(_Open):
     )
     stream: bool | None = None
     stream_options: dict[str, Any] | None = None
-    n: int | None = Field(None, ge=1)
+    n: int | None = Field(None, ge=1, le=128)
     max_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None

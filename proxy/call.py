@@ -43,6 +43,7 @@ class Call:
     prompt: Any = None
     options: Mapping[str, Any] = field(default_factory=dict)  # the body field `upshift`
     prompt_bytes: int = 0  # of the rendered prompt, where it was rendered
+    mended: bool = False  # `fields` say something in another way than `body`
 
     @property
     def path(self) -> str:
@@ -75,15 +76,18 @@ class Call:
 
     def encode(self, changes: Mapping[str, bytes | None]) -> bytes:
         """The body with some top-level fields replaced (JSON bytes), added, or taken out (None)."""
-        return encode_fields(self.body, self.fields, changes)
+        return encode_fields(None if self.mended else self.body, self.fields, changes)
 
 
-def encode_fields(body: bytes, fields: Mapping[str, bytes], changes: Mapping[str, bytes | None]) -> bytes:
-    """`fields` with `changes`, as JSON and without `upshift`; `body` itself where nothing changes."""
+def encode_fields(
+    body: bytes | None, fields: Mapping[str, bytes], changes: Mapping[str, bytes | None]
+) -> bytes:
+    """`fields` with `changes`, as JSON and without `upshift`; `body` itself, where there is one, if nothing
+    changes."""
     merged: dict[str, bytes | None] = {**fields, **changes}
     if "upshift" in fields and "upshift" not in changes:
         merged["upshift"] = None
-    elif all(fields.get(name) == value for name, value in changes.items()):
+    elif body is not None and all(fields.get(name) == value for name, value in changes.items()):
         return body
     parts = [orjson.dumps(name) + b":" + value for name, value in merged.items() if value is not None]
     return b"{" + b",".join(parts) + b"}"
@@ -95,15 +99,8 @@ def parse_call(api: Api, body: bytes, max_messages: int) -> Call:
     model = string_field(fields, "model")
     if not model:
         raise ApiError(400, "You must provide a model parameter.", param="model")
-    for name in _NUMBERS:
-        check_type(fields, name, (int, float), "a number")
-    for name in _INTEGERS:
-        check_type(fields, name, (int,), "an integer")
-    for name in _BOOLEANS:
-        check_type(fields, name, (bool,), "a boolean")
-    for name in _OBJECTS:
-        check_type(fields, name, (dict,), "an object")
-    call = Call(api, body, fields, model, stream=fields.get("stream") == b"true")
+    mended = _check_fields(fields)
+    call = Call(api, body, fields, model, stream=fields.get("stream") == b"true", mended=mended)
     if (count := call.value("n")) is not None and count < 1:
         raise ApiError(400, f"'n' must be at least 1, got {count}.", param="n")
     options = call.value("upshift")
@@ -116,6 +113,23 @@ def parse_call(api: Api, body: bytes, max_messages: int) -> Call:
     else:
         call.prompt = _prompt(fields)
     return call
+
+
+def _check_fields(fields: dict[str, bytes]) -> bool:
+    """The plain fields are of their types; whether one had to be written in another way. Raises `ApiError`."""
+    mended = False
+    for name in _NUMBERS:
+        check_type(fields, name, (int, float), "a number")
+    for name in _INTEGERS:
+        if name in fields:
+            check_type(fields, name, (int,), "an integer")
+            if b"." in fields[name]:  # `2.0` is an integer to a JSON schema, and to few backends
+                fields[name], mended = b"%d" % load_field(fields, name), True
+    for name in _BOOLEANS:
+        check_type(fields, name, (bool,), "a boolean")
+    for name in _OBJECTS:
+        check_type(fields, name, (dict,), "an object")
+    return mended
 
 
 def decode_fields(body: bytes) -> dict[str, bytes]:

@@ -26,7 +26,7 @@ from proxy.rules import Rules
 from proxy.scoring import Scorers
 from proxy.settings import RoutingSettings
 from proxy.tier_calls import TierCalls
-from proxy.wire_error import from_backend_error
+from proxy.wire_error import ApiError, from_backend_error
 from routing.attempt import FailurePolicy, Outcome
 from routing.cascade import Cascade, Race, Start
 from routing.decision import Route
@@ -37,6 +37,7 @@ from routing.race import RaceBudget, RaceRule
 from routing.tier import Ladder
 
 _log = logging.getLogger("upshift.routed")
+_MAX_CHOICES = 128  # OpenAI's own bound; each is held and judged. A pinned tier has a bound of its own
 _CERTIFICATE_ENDED = (b"x-upshift-certificate", b"ended")
 _MODEL_CHARS = 256
 _DECIDED = frozenset(
@@ -89,6 +90,8 @@ class RoutedCalls:
     async def answer(self, exchange: Exchange, target: Routed) -> None:
         """Decide and send. Raises `ApiError`."""
         call, record, scorers = exchange.call, exchange.record, self._scorers
+        if call.choices > _MAX_CHOICES:
+            raise ApiError(400, f"'n' must be at most {_MAX_CHOICES}, got {call.choices}.", param="n")
         judge = RequestJudge(scorers, call, self._settings.scorer_timeout_s, record.stages)
         allowed, barred = self._rules.allowed_tiers(call, judge.prompt)
         call.prompt_bytes = len(judge.prompt.encode("utf-8", "surrogatepass"))

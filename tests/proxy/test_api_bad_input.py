@@ -242,6 +242,25 @@ def test_a_pinned_body_that_needs_no_change_is_not_changed(api: ApiServer):
     assert api.strong.last.raw == body
 
 
+def test_a_whole_number_is_an_integer_however_it_is_written(api: ApiServer, model: str):
+    """2.0 is one to a JSON schema; a backend in Python would index by it."""
+    body = b'{"model":"%b","messages":[{"role":"user","content":"x"}],"n":2.0,"max_tokens":9.00,"top_p":1.0}'
+    answer = api.http.post("/v1/chat/completions", content=body % model.encode())
+    assert answer.status_code == 200, answer.text
+    backend = api.weak if api.weak.seen else api.strong
+    assert b'"n":2,' in backend.last.raw
+    assert b'"max_tokens":9,' in backend.last.raw
+    assert b'"top_p":1.0' in backend.last.raw
+
+
+def test_more_choices_than_can_be_judged(api: ApiServer):
+    body = {"messages": [{"role": "user", "content": "x"}], "n": 129}
+    routed = api.http.post("/v1/chat/completions", json={"model": "upshift", **body})
+    assert (routed.status_code, routed.json()["error"]["param"]) == (400, "n")
+    assert not api.weak.seen + api.strong.seen
+    assert api.http.post("/v1/chat/completions", json={"model": "weak", **body}).status_code == 200
+
+
 def test_the_last_of_duplicate_keys_counts(api: ApiServer):
     body = b'{"model":"no-such","messages":[],"messages":' + HELLO + b',"model":"upshift","n":0,"n":1}'
     assert api.http.post("/v1/chat/completions", content=body).status_code == 200
