@@ -27,6 +27,7 @@ _BOOLEANS = ("stream",)
 _OBJECTS = ("stream_options", "response_format")
 _NULL = b"null"
 _MAX_FIELDS = 1_000  # of the top level; a million of them would hold the event loop for seconds
+_DIGITS = frozenset(b"-0123456789")
 _INTEGER = re.compile(rb"-?[0-9]+")
 
 
@@ -116,15 +117,17 @@ def parse_call(api: Api, body: bytes, max_messages: int) -> Call:
 
 
 def _check_fields(fields: dict[str, bytes]) -> bool:
-    """The plain fields are of their types; whether one had to be written in another way. Raises `ApiError`."""
+    """Whether a field had to be written in another way. Raises `ApiError` 400 for one of another type."""
     mended = False
     for name in _NUMBERS:
         check_type(fields, name, (int, float), "a number")
     for name in _INTEGERS:
         if name in fields:
             check_type(fields, name, (int,), "an integer")
-            if b"." in fields[name]:  # `2.0` is an integer to a JSON schema, and to few backends
-                fields[name], mended = b"%d" % load_field(fields, name), True
+            if not _DIGITS.issuperset(fields[name]):  # `2.0` is an integer to a JSON schema, not to Python
+                whole = load_field(fields, name)
+                if whole is not None:
+                    fields[name], mended = b"%d" % whole, True
     for name in _BOOLEANS:
         check_type(fields, name, (bool,), "a boolean")
     for name in _OBJECTS:

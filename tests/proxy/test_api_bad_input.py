@@ -244,7 +244,7 @@ def test_a_pinned_body_that_needs_no_change_is_not_changed(api: ApiServer):
 
 def test_a_whole_number_is_an_integer_however_it_is_written(api: ApiServer, model: str):
     """2.0 is one to a JSON schema; a backend in Python would index by it."""
-    body = b'{"model":"%b","messages":[{"role":"user","content":"x"}],"n":2.0,"max_tokens":9.00,"top_p":1.0}'
+    body = b'{"model":"%b","messages":[{"role":"user","content":"x"}],"n":2.0,"max_tokens":9e0,"top_p":1.0}'
     answer = api.http.post("/v1/chat/completions", content=body % model.encode())
     assert answer.status_code == 200, answer.text
     backend = api.weak if api.weak.seen else api.strong
