@@ -20,6 +20,9 @@ from proxy.wire_error import ApiError, Overloaded
 from routing.deadline import Deadline
 
 _SSE = (b"content-type", b"text/event-stream; charset=utf-8")
+_OF_AN_ANSWER = frozenset(
+    {b"content-type", b"content-length", b"x-upshift-cost-usd", b"openai-processing-ms"}
+)
 _NO_CACHE = (b"cache-control", b"no-cache")
 
 
@@ -98,6 +101,6 @@ async def send_error(
         record.outcome = failed_outcome(error)
     else:
         record.outcome = "client_error"
-    kept = (item for item in headers if item[0] != b"content-type")  # the backend's, of what failed
+    kept = (item for item in headers if item[0] not in _OF_AN_ANSWER)  # of what failed
     headers = [*kept, *error.headers(), processing_ms(record.started)]
     await send_whole(send, error.status, headers, error.body())
