@@ -31,6 +31,7 @@ from routing.errors import UpshiftError
 BUNDLE = Path(__file__).parent / "bundle"
 _CONTEXT_TOKENS = 512
 _SAMPLES, _SAMPLES_SEED = 9, 7
+_GRACE_S = 5  # after Ctrl-C, for what is being answered
 _ADMIN_KEYS = "UPSHIFT_ADMIN_KEYS"
 
 
@@ -63,8 +64,9 @@ async def run(port: int, once: bool, prompts: int, bundle: Path = BUNDLE) -> int
     backends = [InProcessBackend.from_folder(FOLDERS[model], model) for model in (WEAK_ID, STRONG_ID)]
     app = create_app(settings, backends, load_bundle(bundle, settings.routing))
     server = uvicorn.Server(
-        uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning", access_log=False, ws="none")
-    )
+        uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning", access_log=False, ws="none",
+                       timeout_graceful_shutdown=_GRACE_S)
+    )  # fmt: skip
     serving = asyncio.create_task(server.serve())
     while not server.started:
         if serving.done():  # the port is taken, say
@@ -73,11 +75,13 @@ async def run(port: int, once: bool, prompts: int, bundle: Path = BUNDLE) -> int
     url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     _say(f"Upshift is ready at {url}/v1")
     _say(f"Console: {url}/console   (admin key, for changes: {admin_key})")
+    _say(f"Asking {prompts} held-out prompts, each of both models and of the router: a minute or two ...")
     touring = asyncio.create_task(_tour(url, prompts))
-    await asyncio.wait({touring, serving}, return_when=asyncio.FIRST_COMPLETED)
-    if serving.done():  # Ctrl-C during the tour
-        touring.cancel()
-        await asyncio.gather(touring, return_exceptions=True)
+    while not (touring.done() or serving.done() or server.should_exit):
+        await asyncio.wait({touring, serving}, timeout=0.2, return_when=asyncio.FIRST_COMPLETED)
+    if serving.done() or server.should_exit:  # Ctrl-C during the tour
+        touring.cancel()  # its own requests would keep the server up
+        await asyncio.gather(touring, serving, return_exceptions=True)
         return 0
     await touring
     if once:

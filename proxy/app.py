@@ -22,18 +22,19 @@ from proxy.chat import ChatEndpoint
 from proxy.console.endpoints import Console, add_console
 from proxy.decision_log import open_decision_log
 from proxy.door import Door
-from proxy.dry_run import RouteEndpoint
+from proxy.dry_run import route_endpoint
 from proxy.edge import Edge, Handler
 from proxy.embeddings import Embeddings
 from proxy.endpoints import add_admin, add_endpoints
 from proxy.error_handlers import add_error_handlers
-from proxy.feedback import FeedbackEndpoint
+from proxy.feedback import feedback_endpoint
 from proxy.gateway import Gateway
 from proxy.held_bytes import HOLD, HeldBytes, Hold
 from proxy.limits import Meter
 from proxy.log_lines import RequestLines
 from proxy.loop.admin import add_loop_admin
 from proxy.loop.watch import Loop, LoopMemory
+from proxy.loop.watched import Watcher
 from proxy.meter import open_meter
 from proxy.metrics import Metrics
 from proxy.pass_through import PassThrough
@@ -160,7 +161,7 @@ def create_app(
         canary.attach(metrics)
     app.loop = Loop(
         settings.loop, settings.log.url, settings.server.workers, loop_memory, gateway.arms, metrics,
-        canary_refused,
+        Watcher(board.point, settings.routing.strategy), canary_refused,
     )  # fmt: skip
     app.meter = meter or open_meter(settings.auth)
     server = settings.server
@@ -174,8 +175,8 @@ def create_app(
         "/v1/completions": partial(gateway.serve, "completions"),
         "/v1/responses": Responses(gateway, passing),
         "/v1/embeddings": embeddings,
-        "/v1/route": RouteEndpoint(gateway),
-        "/v1/feedback": FeedbackEndpoint(gateway, decisions),
+        "/v1/route": route_endpoint(gateway),
+        "/v1/feedback": feedback_endpoint(gateway, decisions),
         "/chat": ChatEndpoint(gateway),
     }
     app.edge = Edge(gateway, app.direct, StoredResponses(gateway, passing), app.serve_routes)

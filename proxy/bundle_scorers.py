@@ -148,7 +148,7 @@ def load_bundle(
         rule = policy.rule(routing.strategy, routing.threshold)
         rows = calibration_rows(bundle, maps)
         plan = plan_of(rows, rule, policy.explore_share)
-        reference = reference_of(bundle, rule, policy.explore_share, maps, plan)
+        reference = reference_of(rows, rule, policy.explore_share, plan)
         source: ScoreSource
         if scorer_socket is not None:
             source = ScorerLink(scorer_socket, path, bundle.version)

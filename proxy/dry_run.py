@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
-from proxy.answer_headers import opening_headers, processing_ms, request_id
 from proxy.call import Call, decode_fields, kind_of, parse_call, string_field
 from proxy.gateway import Gateway
+from proxy.json_endpoint import JsonEndpoint
 from proxy.judge import RequestJudge
 from proxy.models import Pinned, Routed
-from proxy.wire import ClientGone, Receive, Scope, Send, header, read_body, send_whole
+from proxy.wire import Scope, header
 from proxy.wire_error import ApiError
 from routing.cascade import Start
 from routing.errors import ScorerError
@@ -23,24 +22,14 @@ _LABEL = "route"
 _NULL = b"null"
 
 
-class RouteEndpoint:
+def route_endpoint(gateway: Gateway) -> JsonEndpoint:
     """`POST /v1/route`: `prompt`, or `messages` and whatever else a chat completion takes."""
 
-    def __init__(self, gateway: Gateway) -> None:
-        self._gateway = gateway
+    async def answer(body: bytes, scope: Scope) -> dict[str, Any]:
+        strategy = header(scope, b"x-upshift-strategy")
+        return await dry_run(gateway, body, strategy.decode("latin-1") if strategy else None)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        gateway, started = self._gateway, time.perf_counter()
-        try:
-            body = await read_body(scope, receive, gateway.settings.server.max_body_bytes)
-            strategy = header(scope, b"x-upshift-strategy")
-            told = await dry_run(gateway, body, strategy.decode("latin-1") if strategy else None)
-        except (ApiError, ClientGone) as error:
-            await gateway.refuse(_LABEL, scope, send, error)
-            return
-        headers = opening_headers(request_id(scope), gateway.cors.headers(scope))
-        headers += [(b"content-type", b"application/json"), processing_ms(started)]
-        await send_whole(send, 200, headers, orjson.dumps(told))
+    return JsonEndpoint(gateway, _LABEL, answer)
 
 
 async def dry_run(gateway: Gateway, body: bytes, strategy_header: str | None) -> dict[str, Any]:

@@ -14,14 +14,12 @@ import asyncio
 import re
 import time
 
-import orjson
-
-from proxy.answer_headers import opening_headers, processing_ms, request_id
 from proxy.call import check_type, decode_fields, load_field, string_field
 from proxy.gateway import Gateway
+from proxy.json_endpoint import JsonEndpoint
 from proxy.limits import ACCOUNT, Account
 from proxy.log_reader import read_rows
-from proxy.wire import ClientGone, Receive, Scope, Send, read_body, send_whole
+from proxy.wire import Scope
 from proxy.wire_error import ApiError
 from routing.errors import SettingsError
 from routing.protocols import DecisionLog
@@ -36,8 +34,13 @@ _MOST_COMMENT_CHARS = 4_000
 _FIELDS = ("request_id", "rating", "quality", "comment")
 
 
-class FeedbackEndpoint:
-    """The endpoint."""
+def feedback_endpoint(gateway: Gateway, log: DecisionLog) -> JsonEndpoint:
+    """`POST /v1/feedback`."""
+    return JsonEndpoint(gateway, _LABEL, _Feedback(gateway, log).take)
+
+
+class _Feedback:
+    """What it answers."""
 
     def __init__(self, gateway: Gateway, log: DecisionLog) -> None:
         self._gateway = gateway
@@ -45,20 +48,9 @@ class FeedbackEndpoint:
         self._settings = gateway.settings.log
         self._lookups = asyncio.Semaphore(_LOOKUPS)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        gateway, started = self._gateway, time.perf_counter()
-        try:
-            body = await read_body(scope, receive, gateway.settings.server.max_body_bytes)
-            told = await self._take(body, scope.get(ACCOUNT))
-        except (ApiError, ClientGone) as error:
-            await gateway.refuse(_LABEL, scope, send, error)
-            return
-        headers = opening_headers(request_id(scope), gateway.cors.headers(scope))
-        headers += [(b"content-type", b"application/json"), processing_ms(started)]
-        await send_whole(send, 200, headers, orjson.dumps(told))
-
-    async def _take(self, body: bytes, account: Account | None) -> dict[str, object]:
+    async def take(self, body: bytes, scope: Scope) -> dict[str, object]:
         """Check, find the decision, store, count. Raises `ApiError`."""
+        account: Account | None = scope.get(ACCOUNT)
         if not self._settings.url:
             raise ApiError(
                 404, "This server keeps no decision log (log.url) to put feedback in.",

@@ -1,14 +1,16 @@
 """How many strong calls the policy in force foresees: its own rule, run over the calibration prompts.
 
-The bundle carries the raw scores of those prompts, so nothing is fitted and no model runs: calibrate, ask the
-rule as for a request, count. A few hundred rows cost a few milliseconds, once a load. Live traffic outside
-the band has left the prompts that the operating point was chosen on, or a scorer no longer scores as it did.
+The bundle carries the raw scores of those prompts (a published one without what names them), so nothing is
+fitted and no model runs: calibrate, ask the rule as for a request, count. They are read once a load, here;
+the console's curve and the drift signals start from the same rows. A few hundred rows cost a few
+milliseconds. Live traffic outside the band has left the prompts that the operating point was chosen on, or a
+scorer no longer scores as it did.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,14 +18,12 @@ from safetensors.numpy import load_file
 
 from routing.bundle import Bundle
 from routing.calibration import CalibrationMap
-from routing.curve import CalibrationRows
+from routing.curve import CURVE_FILE, CalibrationRows
 from routing.errors import MissingSignal
 from routing.policy import Entry, Rule, Signals
 from routing.table import Floats
 
-SCORES = "calibration_scores.safetensors"
-_COLUMNS = {"route_score": ("gain_raw", "mf"), "difficulty": ("difficulty_raw", "difficulty"),
-            "answer_score": ("adequate_raw", "adequate")}  # fmt: skip
+_FILES = ("calibration_scores.safetensors", CURVE_FILE)  # as fitted, as published
 _Z = 3.0  # the band's half width in standard errors: 1 policy in 370 leaves it by chance
 
 
@@ -38,15 +38,20 @@ class Plan:
 
 def calibration_rows(bundle: Bundle, maps: Mapping[str, CalibrationMap]) -> CalibrationRows | None:
     """The calibration prompts with their scores; None in a bundle that does not carry them."""
-    if not bundle.has(SCORES):
+    name = next((name for name in _FILES if bundle.has(name)), None)
+    if name is None:
         return None
-    raw = load_file(bundle.path / SCORES)
+    raw = load_file(bundle.path / name)
     if "q_weak" not in raw or not raw["q_weak"].size:
         return None
-    scores = scores_of(raw, maps)
+
+    def calibrated(column: str, scorer: str) -> Floats | None:
+        return maps[scorer].apply(raw[column]) if column in raw and scorer in maps else None
+
     return CalibrationRows(
-        scores.get("route_score"), scores.get("difficulty"), scores.get("answer_score"),
-        raw["q_weak"], raw["q_strong"], raw.get("cost_weak"), raw.get("cost_strong"),
+        calibrated("gain_raw", "mf"), calibrated("difficulty_raw", "difficulty"),
+        calibrated("adequate_raw", "adequate"), raw["q_weak"], raw["q_strong"],
+        raw.get("cost_weak"), raw.get("cost_strong"), raw.get("prompt_chars"),
     )  # fmt: skip
 
 
@@ -54,37 +59,29 @@ def plan_of(rows: CalibrationRows | None, rule: Rule, explore_share: float) -> P
     """The plan of `rule`; None where the bundle lacks calibration scores that the rule needs."""
     if rows is None:
         return None
-    known = {"route_score": rows.route_score, "difficulty": rows.difficulty, "answer_score": rows.adequate}
-    scores = {name: column for name, column in known.items() if column is not None}
-    count = len(rows)
     try:
-        strong = [_strong(rule, _signals(scores, row, count)) for row in range(count)]
+        strong = [_strong(rule, signals) for signals in _signals(rows)]
     except MissingSignal:
         return None
     share, checked = np.array(strong).mean(axis=0).tolist()
     expected = (1.0 - explore_share) * share + 0.5 * explore_share * (1.0 + checked)
-    return Plan(expected, *_wilson(expected, count))
+    return Plan(expected, *_wilson(expected, len(rows)))
 
 
-def scores_of(raw: Mapping[str, Floats], maps: Mapping[str, CalibrationMap]) -> dict[str, Floats]:
-    """Calibrated scores of the calibration prompts by the name of their signal, each (n,)."""
-    return {
-        signal: maps[name].apply(raw[column])
-        for signal, (column, name) in _COLUMNS.items()
-        if column in raw and name in maps
-    }
-
-
-def entries_of(rule: Rule, scores: Mapping[str, Floats], rows: int) -> list[Entry]:
+def entries_of(rule: Rule, rows: CalibrationRows) -> list[Entry]:
     """Where the rule starts with each of them. Raises `MissingSignal`."""
-    return [rule.enter(_signals(scores, row, rows)) for row in range(rows)]
+    return [rule.enter(signals) for signals in _signals(rows)]
 
 
-def _signals(scores: Mapping[str, Floats], row: int, rows: int) -> Signals:
-    signals = Signals(draw=(row + 0.5) / rows)
-    for name, column in scores.items():
-        setattr(signals, name, float(column[row]))
-    return signals
+def _signals(rows: CalibrationRows) -> Iterator[Signals]:
+    """What the rule is told of each row; draws are spread evenly."""
+    known = {"route_score": rows.route_score, "difficulty": rows.difficulty, "answer_score": rows.adequate}
+    scores = {name: column for name, column in known.items() if column is not None}
+    for row in range(len(rows)):
+        signals = Signals(draw=(row + 0.5) / len(rows))
+        for name, column in scores.items():
+            setattr(signals, name, float(column[row]))
+        yield signals
 
 
 def _strong(rule: Rule, signals: Signals) -> tuple[float, float]:

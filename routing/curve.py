@@ -21,6 +21,12 @@ from routing.errors import PolicyError
 from routing.policy import Policy
 from routing.table import Floats
 
+# What of the calibration prompts travels with a published bundle: numbers, and nothing that names a prompt.
+CURVE_FILE = "curve.safetensors"
+CURVE_COLUMNS = (
+    "gain_raw", "difficulty_raw", "adequate_raw", "q_weak", "q_strong", "cost_weak", "cost_strong",
+    "prompt_chars",
+)  # fmt: skip
 _STEP = 0.025  # points lie this far apart in the share of prompts kept from strong
 _Z95 = 1.959964
 
@@ -30,7 +36,7 @@ class CalibrationRows:
     """The calibration prompts: calibrated scores, qualities and costs, each (n,); None where it is not known.
 
     `route_score` and `difficulty` are P(strong should answer), `adequate` is P(adequate) of the weak answer,
-    qualities lie in [0, 1], costs are in the examples' unit.
+    qualities lie in [0, 1], costs are in the examples' unit, `prompt_chars` counts characters.
     """
 
     route_score: Floats | None
@@ -40,6 +46,7 @@ class CalibrationRows:
     q_strong: Floats
     cost_weak: Floats | None = None
     cost_strong: Floats | None = None
+    prompt_chars: Floats | None = None
 
     def __len__(self) -> int:
         return int(self.q_weak.size)

@@ -2,7 +2,9 @@
 
     DIR/
       3f2a91c07b1d/            one folder a version, never changed once it is there
-        manifest.json ...      what serving reads; the calibration prompts' scores stay behind
+        manifest.json ...      what serving reads
+        curve.safetensors      the calibration prompts' scores and labels, without what names a prompt: the
+                               console's curve, the plan and the drift signals are drawn from them
         MODEL_CARD.md
       current -> 3f2a91c07b1d  what a server is given; moved in one step, then SIGHUP or POST /admin/reload
 
@@ -28,7 +30,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors.numpy import load_file
+from safetensors.numpy import save as encode_tensors
+
 from routing.bundle import Bundle, open_bundle, write_bundle
+from routing.curve import CURVE_COLUMNS, CURVE_FILE
 from routing.errors import BundleError
 from scorers.errors import ScoringError
 from scorers.runtime.scorers import load_scorers
@@ -41,7 +47,6 @@ from trainer.publish_int8 import Int8Verdict, as_int8, try_int8
 
 CURRENT = "current"
 ARCHIVE = ".tar.gz"
-_LEFT_BEHIND = (CALIBRATION_SCORES,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +111,10 @@ def publish_bundle(
 def _copy(bundle: Bundle, staging: Path, int8: bool) -> Bundle:
     """What serving needs, under the version that its content makes."""
     files: dict[str, bytes | Path] = {
-        name: bundle.path / name for name in bundle.manifest["files"] if name not in _LEFT_BEHIND
+        name: bundle.path / name for name in bundle.manifest["files"] if name != CALIBRATION_SCORES
     }
+    if bundle.has(CALIBRATION_SCORES):
+        files[CURVE_FILE] = _curve(bundle.path / CALIBRATION_SCORES)
     manifest = {**bundle.manifest, "published_from": bundle.version}
     if int8:
         manifest["scorers"] = as_int8(bundle.scorers)
@@ -115,6 +122,12 @@ def _copy(bundle: Bundle, staging: Path, int8: bool) -> Bundle:
     named = staging / draft.version
     draft.path.rename(named)
     return open_bundle(named, TEXT_TEMPLATE)
+
+
+def _curve(scores: Path) -> bytes:
+    """The columns that serving reads (64 bytes a prompt), scored in fp32."""
+    columns = load_file(scores)
+    return encode_tensors({name: columns[name] for name in CURVE_COLUMNS if name in columns})
 
 
 def _load(copy: Bundle) -> None:

@@ -13,8 +13,8 @@ from routing.curve import CalibrationRows, trace_points
 from routing.errors import PolicyError
 
 _NO_ROWS = (
-    "This bundle does not carry the scores of its calibration prompts (upshift publish leaves them out), so "
-    "its curve cannot be drawn here."
+    "This bundle does not carry the scores of calibration prompts of your two models, so its curve cannot be "
+    "drawn: the starter bundle was fitted on another pair, and an older upshift publish left them out."
 )
 _NO_BUNDLE = (
     "There is no bundle yet: every routed prompt goes to the strong model. Train one with upshift train."

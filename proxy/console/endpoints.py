@@ -22,7 +22,7 @@ from proxy.console.overview import overview_of, point_in_force
 from proxy.console.page import Page
 from proxy.console.schemas import CurveOut, Decisions, MovePoint, Overview, Point
 from proxy.door import KEY_ID
-from proxy.dry_run import RouteEndpoint
+from proxy.dry_run import route_endpoint
 from proxy.gateway import Gateway
 from proxy.loop.snapshot import Snapshot
 from proxy.plan import plan_of
@@ -167,7 +167,7 @@ def _add_figures(app: FastAPI, console: Console) -> None:
 def _add_playground(app: FastAPI, gateway: Gateway) -> None:
     routes: dict[str, Any] = {
         "/admin/chat/completions": partial(gateway.serve, "chat"),
-        "/admin/route": RouteEndpoint(gateway),
+        "/admin/route": route_endpoint(gateway),
     }
     for path, handler in routes.items():
         app.router.routes.append(

@@ -1,4 +1,5 @@
-"""What one worker saw of routed requests, by policy version, in slices of a sliding window.
+"""What one worker saw of routed requests, by policy version and operating point, in slices of a
+sliding window.
 
 A count is a few additions and bisections after the client has its last byte: about 5 us a routed request, and
 nothing for a pinned one. Slices are aligned to the clock, so those of several workers add up, and old ones
@@ -61,7 +62,7 @@ class Tally:
         return cls(**{name: value for name, value in data.items() if name in cls.__slots__})
 
 
-Slices = dict[int, dict[str, Tally]]  # by number of the slice since the epoch, then by version
+Slices = dict[int, dict[str, Tally]]  # by number of the slice since the epoch, then by `Watched.key`
 
 
 class LoopCounts:
@@ -70,12 +71,12 @@ class LoopCounts:
     def __init__(self, window_s: float, now: Clock = time.time) -> None:
         self.slice_s = window_s / SLICES
         self._now = now
-        self._references: dict[str, Reference] = {}
+        self._known: dict[str, tuple[str, Reference]] = {}  # by version: counted under what, in which bins
         self.slices: Slices = {}
 
-    def know(self, version: str, reference: Reference) -> None:
-        """Bins of a version's signals, from now on."""
-        self._references[version] = reference
+    def know(self, version: str, key: str, reference: Reference) -> None:
+        """From now on a version is counted under `key`, its signals in the bins of `reference`."""
+        self._known[version] = key, reference
 
     def observe(self, record: Record) -> None:
         """Count one finished request that the policy in force, or the one on trial, was free to decide."""
@@ -83,7 +84,8 @@ class LoopCounts:
         if route is None or record.outcome in _OURS:
             return
         version = route.policy_version
-        tally = self._tally(version)
+        key, reference = self._known.get(version, (version, {}))
+        tally = self._tally(key)
         tally.requests += 1
         tally.bad += record.outcome in _BAD
         tally.cost_usd += record.cost_usd
@@ -97,7 +99,7 @@ class LoopCounts:
             ROUTE: route.route_score, DIFFICULTY: route.difficulty, EVALUATOR: route.answer_score,
             LENGTH: record.prompt_chars, STRONG: strong, UNFAMILIAR: record.unfamiliar,
         }  # fmt: skip
-        for signal, histogram in self._references.get(version, {}).items():
+        for signal, histogram in reference.items():
             value = values[signal]
             if value is not None:
                 counts = tally.bins.get(signal)
@@ -107,47 +109,47 @@ class LoopCounts:
 
     def shadow(self, version: str, outcome: str, usd: float) -> None:
         """Count one sample."""
-        tally = self._tally(version)
+        tally = self._tally(self._known[version][0] if version in self._known else version)
         tally.shadows[outcome] = tally.shadows.get(outcome, 0) + 1
         tally.shadow_usd += usd
 
     def to_dict(self) -> dict[str, Any]:
         """For the other workers."""
         return {
-            str(number): {version: tally.to_dict() for version, tally in versions.items()}
-            for number, versions in self.slices.items()
+            str(number): {key: tally.to_dict() for key, tally in keys.items()}
+            for number, keys in self.slices.items()
         }
 
     def current(self) -> int:
         """The number of the slice that runs."""
         return int(self._now() // self.slice_s)
 
-    def _tally(self, version: str) -> Tally:
+    def _tally(self, key: str) -> Tally:
         number = self.current()
         slices = self.slices.get(number)
         if slices is None:
             slices = self.slices[number] = {}
             for old in [key for key in self.slices if key <= number - SLICES]:
                 del self.slices[old]
-        tally = slices.get(version)
+        tally = slices.get(key)
         if tally is None:
-            tally = slices[version] = Tally()
+            tally = slices[key] = Tally()
         return tally
 
 
 def sum_slices(workers: Iterable[Mapping[str, Any]], since: int) -> dict[str, Tally]:
-    """Everything that `workers` (of `to_dict`) counted from slice `since` on, by version."""
+    """Everything that `workers` (of `to_dict`) counted from slice `since` on, by key."""
     out: dict[str, Tally] = {}
     for slices in workers:
-        for number, versions in slices.items():
+        for number, keys in slices.items():
             if int(number) >= since:
-                for version, data in versions.items():
-                    out.setdefault(version, Tally()).add(Tally.from_dict(data))
+                for key, data in keys.items():
+                    out.setdefault(key, Tally()).add(Tally.from_dict(data))
     return out
 
 
 def total(tallies: Sequence[Tally]) -> Tally:
-    """All versions together; their histograms are not comparable and stay out."""
+    """All of them together; their histograms are not comparable and stay out."""
     out = Tally()
     for tally in tallies:
         out.add(Tally.from_dict({**tally.to_dict(), "bins": {}}))

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from proxy.loop.counts import Tally, total
-from proxy.loop.reference import Reference
 from proxy.loop.snapshot import (
     ArmState,
     CanaryReport,
@@ -21,25 +20,16 @@ from proxy.loop.snapshot import (
     SignalState,
     Snapshot,
 )
+from proxy.loop.watched import Watched
 from proxy.loop_settings import DriftSettings, LoopSettings
-from proxy.plan import Plan
 from routing.drift import measure_shift
 from routing.errors import PolicyError
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
-    """What the loop knows of a version from its bundle."""
-
-    version: str
-    reference: Reference
-    plan: Plan | None
-    valid_until: float  # 0: no certificate
-
-
-@dataclass(frozen=True, slots=True)
 class Evidence:
-    """Everything a snapshot is made of. `verdicts` by version are as `LoopFolder` keeps them."""
+    """Everything a snapshot is made of. `tallies` are by key of what is watched; `verdicts` by
+    version are as `LoopFolder` keeps them."""
 
     settings: LoopSettings
     stable: Watched
@@ -74,13 +64,13 @@ def make_snapshot(evidence: Evidence) -> Snapshot:
     window_s = settings.drift.window_s
     everything = total(list(evidence.tallies.values()))
     verdict = evidence.verdicts.get(stable.version, {})
-    drift = find_drift(settings.drift, stable, _tally(evidence, stable.version))
+    drift = find_drift(settings.drift, stable, _tally(evidence, stable))
     shadow = settings.shadow
     return Snapshot(
         at=time.time(),
         policy=stable.version,
         workers=evidence.workers,
-        certificate=certificate_state(stable, verdict),
+        certificate=certificate_state(stable.valid_until, verdict),
         quality=evidence.quality.get(stable.version, QualityState()),
         savings=SavingsState(
             window_s, everything.requests, everything.cost_usd, everything.baseline_usd, everything.shadow_usd
@@ -93,15 +83,15 @@ def make_snapshot(evidence: Evidence) -> Snapshot:
     )
 
 
-def certificate_state(watched: Watched, verdict: Mapping[str, Any]) -> CertificateState:
-    """Whether the promise of a version holds now."""
-    if not watched.valid_until:
+def certificate_state(valid_until: float, verdict: Mapping[str, Any]) -> CertificateState:
+    """Whether the promise of a version holds now; `valid_until` 0: there is none."""
+    if not valid_until:
         return CertificateState()
     ended_at, by = verdict.get("ended_at"), tuple(verdict.get("ended_by", ()))
-    if ended_at is None and watched.valid_until <= time.time():
-        ended_at, by = watched.valid_until, ("expired",)
+    if ended_at is None and valid_until <= time.time():
+        ended_at, by = valid_until, ("expired",)
     state = "valid" if ended_at is None else "ended"
-    return CertificateState(state, watched.valid_until, ended_at, by)  # type: ignore[arg-type]
+    return CertificateState(state, valid_until, ended_at, by)  # type: ignore[arg-type]
 
 
 def _canary(evidence: Evidence) -> CanaryReport:
@@ -122,7 +112,7 @@ def _canary(evidence: Evidence) -> CanaryReport:
 
 
 def _arm(evidence: Evidence, watched: Watched) -> ArmState:
-    tally = _tally(evidence, watched.version)
+    tally = _tally(evidence, watched)
     return ArmState(
         watched.version,
         tally.requests,
@@ -134,5 +124,5 @@ def _arm(evidence: Evidence, watched: Watched) -> ArmState:
     )
 
 
-def _tally(evidence: Evidence, version: str) -> Tally:
-    return evidence.tallies.get(version, Tally())
+def _tally(evidence: Evidence, watched: Watched) -> Tally:
+    return evidence.tallies.get(watched.key, Tally())

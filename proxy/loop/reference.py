@@ -1,6 +1,6 @@
 """What scores and inputs looked like on the calibration prompts: the other side of every drift signal.
 
-The bundle carries the raw scores of those prompts, so nothing is run. The evaluator's score is counted as
+The bundle carries the scores of those prompts, so nothing is run. The evaluator's score is counted as
 traffic will show it: only where the rule has the weak answer checked, exploration included.
 """
 
@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from safetensors.numpy import load_file
 
-from proxy.plan import SCORES, Plan, entries_of, scores_of
-from routing.bundle import Bundle
-from routing.calibration import CalibrationMap
+from proxy.plan import Plan, entries_of
+from routing.curve import CalibrationRows
 from routing.drift import Histogram
 from routing.errors import MissingSignal
 from routing.policy import Rule
@@ -27,35 +25,33 @@ _UNLIKE_SHARE = 0.01
 
 
 def reference_of(
-    bundle: Bundle, rule: Rule, explore_share: float, maps: Mapping[str, CalibrationMap], plan: Plan | None
+    rows: CalibrationRows | None, rule: Rule, explore_share: float, plan: Plan | None
 ) -> Reference:
-    """The signals this bundle can be compared by; none where it stores no calibration scores."""
-    if not bundle.has(SCORES):
+    """The signals that traffic under `rule` can be compared by; none without calibration rows."""
+    if rows is None:
         return {}
-    raw = load_file(bundle.path / SCORES)
-    scores = scores_of(raw, maps)
-    rows = max((len(column) for column in scores.values()), default=0)
-    out: dict[str, Histogram | None] = {}
-    if rows:
-        out[ROUTE] = Histogram.of(scores["route_score"]) if "route_score" in scores else None
-        out[DIFFICULTY] = Histogram.of(scores["difficulty"]) if "difficulty" in scores else None
-        if "answer_score" in scores:
-            out[EVALUATOR] = _checked(rule, explore_share, scores, rows)
-        out[UNFAMILIAR] = Histogram.share(_UNLIKE_SHARE, rows)
-    if "prompt_chars" in raw:
-        out[LENGTH] = Histogram.of(raw["prompt_chars"])
-    if plan is not None:
-        out[STRONG] = Histogram.share(plan.expected, rows)
+    out = {
+        ROUTE: _spread(rows.route_score),
+        DIFFICULTY: _spread(rows.difficulty),
+        EVALUATOR: _checked(rows, rule, explore_share),
+        LENGTH: _spread(rows.prompt_chars),
+        STRONG: None if plan is None else Histogram.share(plan.expected, len(rows)),
+        UNFAMILIAR: Histogram.share(_UNLIKE_SHARE, len(rows)),
+    }
     return {name: histogram for name, histogram in out.items() if histogram is not None}
 
 
-def _checked(
-    rule: Rule, explore_share: float, scores: Mapping[str, np.ndarray], rows: int
-) -> Histogram | None:
+def _spread(column: np.ndarray | None) -> Histogram | None:
+    return None if column is None else Histogram.of(column)
+
+
+def _checked(rows: CalibrationRows, rule: Rule, explore_share: float) -> Histogram | None:
     """The evaluator's scores, each with the probability that its prompt is checked."""
+    if rows.adequate is None:
+        return None
     try:
-        entries = entries_of(rule, scores, rows)
+        entries = entries_of(rule, rows)
     except MissingSignal:
         return None
     chosen = np.array([entry.check and entry.tier < rule.tiers - 1 for entry in entries], dtype=np.float64)
-    return Histogram.of(scores["answer_score"], (1.0 - explore_share) * chosen + 0.5 * explore_share)
+    return Histogram.of(rows.adequate, (1.0 - explore_share) * chosen + 0.5 * explore_share)

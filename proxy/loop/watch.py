@@ -19,15 +19,15 @@ from typing import Any
 
 from proxy.arms import Arms
 from proxy.loop.counts import SLICES, LoopCounts, Tally, sum_slices
-from proxy.loop.findings import Evidence, Watched, certificate_state, find_drift, make_snapshot
+from proxy.loop.findings import Evidence, certificate_state, find_drift, make_snapshot
 from proxy.loop.folder import LoopFolder
 from proxy.loop.quality import QualityReader
 from proxy.loop.shadow import Budget
 from proxy.loop.snapshot import QualityState, Snapshot, snapshot_from_dict
 from proxy.loop.trial import find_reason
+from proxy.loop.watched import Watched, Watcher
 from proxy.loop_settings import LoopSettings
 from proxy.metrics import Metrics
-from proxy.scoring import Scorers
 
 _log = logging.getLogger("upshift.loop")
 _KEPT_S = 86_400.0  # a day's spending is counted from files that are no older
@@ -53,12 +53,13 @@ class Loop:
 
     def __init__(
         self, settings: LoopSettings, log_url: str, workers: int, memory: LoopMemory, arms: Arms,
-        metrics: Metrics, refused: str = "",
+        metrics: Metrics, watcher: Watcher, refused: str = "",
     ) -> None:  # fmt: skip
         self._settings = settings
         self._memory = memory
         self._arms = arms
         self._metrics = metrics
+        self._watcher = watcher
         self._refused = refused
         shadow = settings.shadow
         memory.budget.per_minute = shadow.requests_per_minute / max(1, workers)
@@ -69,9 +70,7 @@ class Loop:
         self._snapshot = Snapshot(policy=arms.stable.version)
         self._task: asyncio.Task[None] | None = None
         self._told = ""
-        for arm in (arms.stable, arms.canary):
-            if arm is not None:
-                memory.counts.know(arm.version, arm.scorers.reference)
+        self._know(*self._watch())
         self._act(self._verdicts())
 
     def snapshot(self) -> Snapshot:
@@ -111,14 +110,25 @@ class Loop:
         while True:
             await asyncio.sleep(self._settings.interval_s)
             try:
-                self._act(await asyncio.to_thread(self._look, self._memory.counts.to_dict()))
+                watched = await asyncio.to_thread(self._watch)
+                self._know(*watched)
+                self._act(await asyncio.to_thread(self._look, self._memory.counts.to_dict(), watched))
                 self._told = ""
             except OSError as error:
                 if str(error) != self._told:
                     self._told = str(error)
                     _log.warning("the loop's folder cannot be used: %s", error)
 
-    def _look(self, slices: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    def _watch(self) -> list[Watched]:
+        """What the bundles are compared with now, that in force first; a moved point costs milliseconds."""
+        arms = (self._arms.stable, self._arms.canary)
+        return [self._watcher.watch(arm.scorers) for arm in arms if arm is not None]
+
+    def _know(self, *watched: Watched) -> None:
+        for one in watched:
+            self._memory.counts.know(one.version, one.key, one.reference)
+
+    def _look(self, slices: dict[str, Any], watched: list[Watched]) -> dict[str, dict[str, Any]]:
         """Write, lead where it is ours, read; in a thread. Returns the verdicts."""
         folder, budget = self._memory.folder, self._memory.budget
         today = int(time.time() // 86_400)
@@ -128,24 +138,23 @@ class Loop:
         all_usd = sum(float(w.get("shadow_usd", 0.0)) for w in workers if w.get("day") == today)
         self._memory.spent_elsewhere_usd = max(0.0, all_usd - spent)
         if folder.lead():
-            self._lead(workers, all_usd)
+            self._lead(workers, all_usd, watched)
         found = folder.read_snapshot()
         if found is not None and found.get("policy") == self._arms.stable.version:
             self._snapshot = snapshot_from_dict(found)
         return self._verdicts()
 
-    def _lead(self, workers: list[dict[str, Any]], spent_usd: float) -> None:
+    def _lead(self, workers: list[dict[str, Any]], spent_usd: float, watched: list[Watched]) -> None:
         counts, arms = self._memory.counts, self._arms
         since = counts.current() - SLICES + 1
         tallies = sum_slices((worker.get("slices", {}) for worker in workers), since)
-        stable = _watched(arms.stable.scorers)
+        stable, canary = watched[0], None
         verdicts = self._verdicts()
-        canary = None
-        if arms.canary is not None and not self._promoted(verdicts):
-            canary = _watched(arms.canary.scorers)
+        if len(watched) > 1 and not self._promoted(verdicts):
+            canary = watched[1]
         versions = [stable.version, *([canary.version] if canary else [])]
         quality = self._quality.read(versions)
-        self._judge_drift(stable, tallies.get(stable.version, Tally()))
+        self._judge_drift(stable, tallies.get(stable.key, Tally()))
         if canary is not None and arms.running:
             self._judge_trial(stable, canary, tallies, quality)
         evidence = Evidence(
@@ -177,7 +186,7 @@ class Loop:
 
     def _judge_trial(self, stable: Watched, canary: Watched, tallies: dict[str, Tally], quality: Any) -> None:
         settings = self._settings
-        ours, theirs = tallies.get(canary.version, Tally()), tallies.get(stable.version, Tally())
+        ours, theirs = tallies.get(canary.key, Tally()), tallies.get(stable.key, Tally())
         reason = find_reason(
             settings.canary, theirs, ours, canary.plan,
             find_drift(settings.drift, canary, ours), find_drift(settings.drift, stable, theirs),
@@ -219,8 +228,7 @@ class Loop:
 
     def _act_on_certificate(self, verdict: dict[str, Any]) -> None:
         stable = self._arms.stable
-        watched = _watched(stable.scorers)
-        state = certificate_state(watched, verdict)
+        state = certificate_state(stable.scorers.valid_until, verdict)
         ended = state.state == "ended"
         stable.routed.certificate_ended = ended
         if ended and state.ended_at is not None:
@@ -236,7 +244,3 @@ class Loop:
                 gauges.live_quality.labels(bound).set(value)
         for signal in snapshot.drift.signals:
             gauges.drift.labels(signal.name).set(signal.value or 0.0)
-
-
-def _watched(scorers: Scorers) -> Watched:
-    return Watched(scorers.policy.version, scorers.reference, scorers.plan, scorers.valid_until)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import pytest
 import yaml
 
 from proxy.settings import load_settings
+from trainer.cli_label import _parser as label_parser
+from trainer.endpoint import parse_endpoint
 
 VERSIONS = ("1.31", "1.34", "1.37")
 # Resources of operators, whose schemas Kubernetes does not publish; their own fields are checked below.
@@ -50,7 +53,7 @@ def test_every_resource_fits_its_schema(folder: Path, version: str) -> None:
         except kubernetes_validate.ValidationError as error:
             raise AssertionError(f"{file}: {document['kind']}: {error}") from error
         checked += 1
-    assert checked == 15
+    assert checked == 17
 
 
 def test_a_wrong_field_would_be_found(folder: Path) -> None:
@@ -68,7 +71,7 @@ def test_kustomize_knows_every_file(folder: Path) -> None:
             assert (path.parent / name).exists(), f"{path}: {name}"
         here = {one.name for one in path.parent.glob("*.yaml")} - {"kustomization.yaml"}
         left_out = here - set(data["resources"]) - set(files)
-        assert left_out <= {"secret.example.yaml", "adapter-values.yaml"}, path
+        assert left_out <= {"secret.example.yaml", "judge.example.yaml", "adapter-values.yaml"}, path
 
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
@@ -93,7 +96,11 @@ def pod_of(folder: Path, name: str) -> dict[str, Any]:
 
 
 def test_selectors_find_their_pods(folder: Path) -> None:
-    pods = [one["spec"]["template"]["metadata"]["labels"] for one in of_kind(folder, "Deployment").values()]
+    templates = [one["spec"]["template"] for one in of_kind(folder, "Deployment").values()]
+    templates += [
+        one["spec"]["jobTemplate"]["spec"]["template"] for one in of_kind(folder, "CronJob").values()
+    ]
+    pods = [one["metadata"]["labels"] for one in templates]
 
     def matches(selector: dict[str, str]) -> int:
         return sum(selector.items() <= labels.items() for labels in pods)
@@ -133,8 +140,26 @@ def test_the_proxy_is_drained_before_it_is_killed(folder: Path) -> None:
     assert pod["terminationGracePeriodSeconds"] >= needed_s
 
 
-def test_the_proxy_is_locked_down(folder: Path) -> None:
-    pod = pod_of(folder, "upshift")
+def judge_of(folder: Path) -> dict[str, Any]:
+    job = of_kind(folder, "CronJob")["upshift-judge"]["spec"]["jobTemplate"]["spec"]
+    return dict(job["template"]["spec"])
+
+
+def test_the_judge_runs_a_command_there_is_on_the_log_there_is(folder: Path) -> None:
+    (container,) = judge_of(folder)["containers"]
+    program, command, *arguments = container["args"]
+    assert (program, command) == ("upshift", "label")
+    options = label_parser().parse_args(arguments)
+    settings = load_settings(folder / "proxy/upshift.yaml")
+    assert options.from_log == settings.log.url
+    assert parse_endpoint(options.judge, "judge").url.startswith("https://")
+    assert container["volumeMounts"][0]["mountPath"] == str(options.out.parent)
+    assert container["envFrom"] == [{"secretRef": {"name": "upshift"}}]
+
+
+@pytest.mark.parametrize("find", [lambda folder: pod_of(folder, "upshift"), judge_of], ids=["proxy", "judge"])
+def test_what_is_ours_is_locked_down(folder: Path, find: Callable[[Path], dict[str, Any]]) -> None:
+    pod = find(folder)
     assert pod["automountServiceAccountToken"] is False
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}

@@ -17,12 +17,14 @@ DEMO = Path(__file__).resolve().parents[2] / "demo" / "bundle"
 _SCORES = "calibration_scores.safetensors"
 
 
-def light_copy(folder: Path, note: str = "", scores: dict[str, Any] | None = None) -> Bundle:
-    """Its MF pre-router alone; another `note` or other calibration `scores` are another version."""
+def light_copy(
+    folder: Path, note: str = "", scores: dict[str, Any] | None = None, threshold: float = 0.3
+) -> Bundle:
+    """Its MF pre-router alone; another `note`, `threshold` or calibration `scores` are another version."""
     shutil.copytree(DEMO, folder)
     bundle = open_bundle(folder, TEXT_TEMPLATE)
     policy = {**bundle.read_json("policy.json"), "default": "mf", "joint": [], "early": {}, "note": note}
-    policy["thresholds"] = {"mf": 0.3, "random": 0.5}
+    policy["thresholds"] = {"mf": threshold, "random": 0.5}
     kept = {"mf": bundle.scorers["mf"]}
     found = {
         name: rows

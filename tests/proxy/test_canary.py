@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import sqlite3
 import sys
 import time
@@ -18,7 +19,10 @@ import yaml
 from tests.proxy.bundle_copies import light_copy, wrong_copy
 from tests.proxy.live_proxy import LiveProxy, live_proxy, make_settings
 from tests.server_process import ServerProcess, pick_port
+from tests.trainer.answering import Answering, Body
+from tests.trainer.judging import material_of
 from tests.upstream import Upstream
+from trainer.cli_label import main as judge_samples
 
 KINDS = (
     "Find 17 + 28.",
@@ -144,6 +148,42 @@ async def test_an_alarm_sends_it_back_for_good(pair, stable: str, tmp_path: Path
     async with trial_of(settings) as proxy:  # a restart does not try it again
         assert {(await ask(proxy, f"s{number}"))["x-upshift-policy"] for number in range(20)} == {stable}
         await until_state(proxy, "rolled_back")
+
+
+def prefer_strong(body: Body) -> str:
+    """The judge: what the strong model says is right, what the weak one says is wrong."""
+    return json.dumps({"reason": "known", "score": 10 if "strong" in material_of(body)["answer"] else 0})
+
+
+async def test_low_quality_sends_it_back(pair, stable: str, tmp_path: Path) -> None:
+    """Nothing fails, the plan is kept; only the judge of the sampled answers finds what is wrong with it."""
+    light_copy(tmp_path / "stable", "all strong", threshold=0.0)
+    version = light_copy(tmp_path / "canary", "all weak", threshold=1.0).version
+    settings = settings_with(
+        pair, tmp_path / "canary", tmp_path,
+        trial={"least_quality": 0.9}, quality_interval_s=0.2,
+        shadow={"share": 1.0, "requests_per_minute": 0, "usd_per_day": 0},
+    )  # fmt: skip
+    settings.routing.threshold = None  # each bundle's own
+    settings.log.store_text = True
+    database = f"sqlite:///{tmp_path / 'log.db'}"
+    with Answering(prefer_strong) as judge:
+        async with trial_of(settings) as proxy:
+            for number in range(80):
+                await ask(proxy, f"s{number}")
+            await asyncio.sleep(0.5)
+            found = await report(proxy)
+            assert found["state"] == "running", found
+            assert found["canary"]["strong_share"] == 0.0
+            out = str(tmp_path / "live.jsonl")
+            command = ["--from-log", database, "--judge", judge.url_of("j"), "--out", out]
+            assert await asyncio.to_thread(judge_samples, command) == 0
+            found = await until_state(proxy, "rolled_back")
+            assert found["reason"].startswith("live_quality: at most 0.")
+            assert "0.900 is the least" in found["reason"]
+            assert found["canary"]["quality"]["high"] < 0.9 < found["stable"]["quality"]["estimate"]
+            assert found["canary"]["version"] == version
+            assert (await ask(proxy, "s1"))["x-upshift-policy"] == found["stable"]["version"]
 
 
 async def test_by_hand_without_rollback_of_its_own(pair, stable: str, tmp_path: Path) -> None:

@@ -11,7 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from proxy.loop.reference import reference_of
+from proxy.plan import plan_of
+from routing.curve import CalibrationRows
 from routing.drift import Histogram
+from routing.policy import Signals
 from tests.proxy.live_proxy import FixedScorers, LiveProxy, live_proxy, make_settings
 from tests.upstream import Upstream
 
@@ -84,6 +88,54 @@ async def test_the_alarm_and_what_it_ends(action: str) -> None:
         assert (await proxy.ask("upshift-evaluator-0.5")).headers["x-upshift-tier"] == "weak", (
             "its own choice"
         )
+
+
+class Spread(FixedScorers):
+    """A pre-router whose score the prompt names, fitted on scores spread over [0, 1]; strong from .8 on."""
+
+    def __init__(self) -> None:
+        super().__init__(0.9, "mf", 0.8)
+        even = np.linspace(0.0, 1.0, 500)
+        self.rows = CalibrationRows(even, None, None, np.ones(500), np.ones(500))
+        self.plan = plan_of(self.rows, self.policy.default, 0.0)
+        self.reference = reference_of(self.rows, self.policy.default, 0.0, self.plan)
+
+    async def read_prompt(self, prompt: str, signals: Signals) -> None:
+        signals.route_score = float(prompt.split()[-1])
+
+
+def scored(count: int, low: float = 0.0) -> list[str]:
+    return [f"score {value:.4f}" for value in np.linspace(low, 1.0, count)]
+
+
+async def test_a_moved_point_is_no_drift() -> None:
+    """After a move the share of strong answers is held against the new point, and counted from then on."""
+    with Upstream("weak-model") as weak, Upstream("strong-model") as strong:
+        tiers = [
+            {"name": each.model.removesuffix("-model"), "url": each.url, "model": each.model}
+            for each in (weak, strong)
+        ]
+        settings = make_settings(tiers, loop={"interval_s": 0.1, "drift": {"least_rows": 40}})
+        async with live_proxy(settings, Spread()) as proxy:
+
+            async def signal(name: str) -> dict[str, Any]:
+                found = (await state(proxy))["drift"]["signals"]
+                return next(one for one in found if one["name"] == name)
+
+            await send(proxy, scored(60))
+            assert (await signal("strong_share"))["rows"] == 60
+            move = {"threshold": 0.2, "version": proxy.live.app.gateway.scorers.policy.version}
+            async with proxy.session.post(f"{proxy.url}/admin/operating-point", json=move) as answer:
+                assert answer.status == 200, await answer.text()
+            await asyncio.sleep(0.4)
+            seen = await send(proxy, scored(60))
+            assert seen.headers["x-upshift-tier"] == "strong"
+            assert (await signal("strong_share"))["rows"] == 60, "what was answered before is another point's"
+            after = await state(proxy)
+            assert after["drift"]["alarmed"] == []
+            assert after["savings"]["requests"] == 120
+            await send(proxy, scored(200, low=0.95))
+            assert "strong_share" in (await state(proxy))["drift"]["alarmed"]
 
 
 async def test_few_requests_tell_nothing() -> None:

@@ -9,8 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from proxy.loop.reference import reference_of
+from proxy.plan import calibration_rows, plan_of
 from routing.bundle import open_bundle, rewrite_bundle, write_bundle
+from routing.calibration import CalibrationMap
+from routing.curve import trace_points
 from routing.errors import BundleError, ExamplesError
+from routing.policy import Policy
 from scorers.text import TEXT_TEMPLATE
 from tests.trainer.kill_stage import ROOT, files_of, run, run_killed
 from tests.trainer.tables import example_rows, write_jsonl
@@ -28,10 +33,28 @@ def test_a_version_is_checked_trimmed_and_pointed_at(tmp_path: Path) -> None:
     assert (tmp_path / CURRENT).resolve() == done.path == tmp_path / served.version
     assert served.manifest["published_from"] == open_bundle(BUNDLE).version
     assert not served.has("calibration_scores.safetensors")
+    assert json.loads(header_of(served.path / "curve.safetensors")).get("__metadata__") is None
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".publishing")]
     card = (done.path / "MODEL_CARD.md").read_text()
     for said in ("licence of the data: MIT", "demo-tasks", "## Certificate", "fp32; int8 was not tried"):
         assert said in card
+
+
+def test_the_console_draws_the_same_curve_of_a_published_bundle(tmp_path: Path) -> None:
+    """Curve, plan and what drift is measured against: equal to those of the bundle that was published."""
+    publish_bundle(BUNDLE, tmp_path, PublishOptions(warm=False))
+    found = []
+    for path in (BUNDLE, tmp_path / CURRENT):
+        bundle = open_bundle(path)
+        policy = Policy.from_dict(bundle.read_json("policy.json"))
+        data = bundle.read_json("calibration.json")["maps"]
+        rows = calibration_rows(bundle, {name: CalibrationMap.from_dict(data[name]) for name in data})
+        assert rows is not None
+        plan = plan_of(rows, policy.default, 0.01)
+        curves = [trace_points(rows, policy, strategy) for strategy in policy.strategies]
+        found.append((curves, plan, reference_of(rows, policy.default, 0.01, plan)))
+    assert found[0] == found[1]
+    assert set(found[1][2]) >= {"route_score", "evaluator_score", "prompt_length", "strong_share"}
 
 
 def test_publishing_again_changes_nothing_and_another_bundle_moves_the_pointer(tmp_path: Path) -> None:
@@ -109,6 +132,12 @@ def test_killed_and_run_again(tmp_path: Path) -> None:
     run_killed("trainer.cli_publish", *arguments, kills=2, within_s=whole.seconds, seed=4)
     kept = {name: data for name, data in files_of(tmp_path / "a").items() if not name.endswith(".lock")}
     assert kept == {n: data for n, data in files_of(tmp_path / "b").items() if not n.endswith(".lock")}
+
+
+def header_of(path: Path) -> bytes:
+    """The names and shapes in a safetensors file."""
+    raw = path.read_bytes()
+    return raw[8 : 8 + int.from_bytes(raw[:8], "little")]
 
 
 def bundle_files() -> dict[str, bytes | Path]:
