@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 import time
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.console.chromium import needs_chromium
 from tests.console.conftest import ADMIN_KEY, SAMPLES, ConsoleServer, keep_screenshot
+from tests.console.scraping import scraping, until
 from tests.proxy.exposition import Exposition
 
+DECISIONS = ("weak", "escalated", "strong", "pinned")
 pytestmark = [*needs_chromium, pytest.mark.timeout(120)]
 
 
@@ -307,6 +312,49 @@ def test_figures_equal_prometheus_and_the_client(server: ConsoleServer, page: An
         int(after.total("upshift_requests_total", outcome="ok"))
     }
     watched.check()
+
+
+def server_count(server: ConsoleServer, name: str) -> float:
+    return Exposition(server.get("/metrics").text).total(name)
+
+
+@pytest.mark.prometheus
+@pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed")
+def test_figures_equal_a_real_prometheus(server: ConsoleServer, page: Any, tmp_path: Path) -> None:
+    """One traffic, three who count it: this client, a Prometheus server that scrapes it, and the page."""
+    mine: Counter[str] = Counter()
+    with scraping(server.origin, tmp_path) as now:
+        told = {name: f'sum(upshift_decisions_total{{decision="{name}"}})' for name in DECISIONS}
+        cost, paid = "sum(upshift_cost_usd_total)", 0.0
+        models = ("upshift-evaluator-1", "upshift-evaluator-0", "upshift-mf-0", "weak")
+        for model in models:  # one of each before counting starts: a counter that was never up has no sample
+            server.ask("not counted", model)
+        until(lambda: now("sum(upshift_requests_total)") == server_count(server, "upshift_requests_total"))
+        before, cost_before = {name: now(expression) for name, expression in told.items()}, now(cost)
+        for number in range(12):
+            answer = server.ask(f"counted {number}", models[number % 4])
+            mine[answer.headers["x-upshift-decision"]] += 1
+            paid += float(answer.headers["x-upshift-cost-usd"])
+        assert set(mine) == set(DECISIONS)
+        until(lambda: {name: now(told[name]) - before[name] for name in told} == mine)
+        assert now(cost) - cost_before == pytest.approx(paid)
+        watched = page()
+        tab = watched.page
+        tab.wait_for_selector("#f-cost")
+
+        def shown(name: str) -> float:
+            return float(tab.inner_text(f"#f-{name}").replace(",", ""))
+
+        assert {name: shown(name) for name in DECISIONS} == {name: now(told[name]) for name in DECISIONS}
+        assert shown("requests") == now("sum(upshift_requests_total)")
+        baseline = "sum(upshift_baseline_cost_usd_total)"
+        for name, expression in (("cost", cost), ("baseline", baseline)):
+            exact = float(tab.get_attribute(f"#f-{name}", "title").split()[0])
+            assert exact == pytest.approx(now(expression), abs=1e-9)
+        for tier in ("weak", "strong"):
+            calls = tab.inner_text(f"#tier-{tier} td[data-label=Calls]")
+            assert float(calls) == now(f'sum(upshift_backend_requests_total{{tier="{tier}"}})')
+        watched.check()
 
 
 def test_it_rests_while_nobody_looks(server: ConsoleServer, page: Any) -> None:

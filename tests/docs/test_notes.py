@@ -19,6 +19,7 @@ from scorers.runtime.stack import READINGS
 from scorers.torch.matrix_factorisation import MatrixFactorisation
 from tests.docs.documents import ROOT
 from tests.docs.markdown import symbols
+from trainer.fit_kernel import KernelFit
 from trainer.fit_mf import table_loss
 from trainer.loop import LoopSettings, train
 
@@ -153,6 +154,24 @@ def test_the_note_counts_what_the_evaluator_reads() -> None:
     listed = re.search(r"\\cdot \[(.*)\]", note)
     assert listed is not None
     assert [name for name in re.findall(r"[a-z]{5,}", listed[1]) if name in READINGS] == list(READINGS)
+
+
+def test_the_kernel_is_ridge_regression_solved() -> None:
+    """alpha = W^1/2 (W^1/2 K W^1/2 + ridge)^-1 W^1/2 (y - mean), and the reading is the sum over the rows."""
+    rng = np.random.default_rng(6)
+    n, vectors, features, ridge = 30, 8, 3, 0.4
+    x, weight, y = rng.normal(size=(n, vectors + features)), rng.uniform(0.5, 2.0, n), rng.random(n)
+    fitted = KernelFit.of(x, weight, vectors)
+    machine = fitted.solve(y, ridge)
+    rows = machine.rows.astype(np.float64)
+    kernel = np.exp(-machine.gamma * ((rows[:, None] - rows[None]) ** 2).sum(axis=-1))
+    root = np.diag(np.sqrt(weight))
+    above = y - np.average(y, weights=weight)
+    alpha = root @ np.linalg.solve(root @ kernel @ root + ridge * np.eye(n), root @ above)
+    assert np.allclose(machine.alpha, alpha, atol=1e-5)
+    new = rng.normal(size=(5, vectors + features))
+    distance = ((machine.scaled(new)[:, None].astype(np.float64) - rows[None]) ** 2).sum(axis=-1)
+    assert np.allclose(machine.read_answers(new), np.exp(-machine.gamma * distance) @ alpha, atol=1e-4)
 
 
 # autograd.md

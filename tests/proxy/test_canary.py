@@ -48,13 +48,16 @@ def stable(tmp_path: Path) -> str:
     return light_copy(tmp_path / "stable").version
 
 
-def settings_with(pair: list[dict[str, Any]], canary: Path, tmp_path: Path, **loop: Any) -> Any:
+def settings_with(
+    pair: list[dict[str, Any]], canary: Path, tmp_path: Path, routing: Any = MF, store_text: bool = False,
+    **loop: Any,
+) -> Any:  # fmt: skip
     trial = {"bundle": str(canary), "share": 0.5, "least_rows": 30, **loop.pop("trial", {})}
     return make_settings(
         pair,
-        routing=MF,
+        routing=routing,
         bundle=str(tmp_path / "stable"),  # type: ignore[arg-type]
-        log={"url": f"sqlite:///{tmp_path / 'log.db'}", "flush_interval_s": 0.05},
+        log={"url": f"sqlite:///{tmp_path / 'log.db'}", "flush_interval_s": 0.05, "store_text": store_text},
         loop={"interval_s": 0.1, "canary": trial, "drift": {"least_rows": 10_000}, **loop},
     )
 
@@ -155,17 +158,15 @@ def prefer_strong(body: Body) -> str:
     return json.dumps({"reason": "known", "score": 10 if "strong" in material_of(body)["answer"] else 0})
 
 
-async def test_low_quality_sends_it_back(pair, stable: str, tmp_path: Path) -> None:
+async def test_low_quality_sends_it_back(pair, tmp_path: Path) -> None:
     """Nothing fails, the plan is kept; only the judge of the sampled answers finds what is wrong with it."""
     light_copy(tmp_path / "stable", "all strong", threshold=0.0)
     version = light_copy(tmp_path / "canary", "all weak", threshold=1.0).version
     settings = settings_with(
-        pair, tmp_path / "canary", tmp_path,
+        pair, tmp_path / "canary", tmp_path, {"strategy": "mf", "explore_share": 0.0}, store_text=True,
         trial={"least_quality": 0.9}, quality_interval_s=0.2,
         shadow={"share": 1.0, "requests_per_minute": 0, "usd_per_day": 0},
     )  # fmt: skip
-    settings.routing.threshold = None  # each bundle's own
-    settings.log.store_text = True
     database = f"sqlite:///{tmp_path / 'log.db'}"
     with Answering(prefer_strong) as judge:
         async with trial_of(settings) as proxy:

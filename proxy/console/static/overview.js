@@ -43,11 +43,13 @@ function planVerdict(o) {
   return "outside (own thresholds count too)";
 }
 
+const shadowSetting = () => ["loop.", h("wbr"), "shadow.", h("wbr"), "share"]; // may break there alone
+
 function quality(o) {
   const name = term("quality", "Quality kept", "tile"), q = o.loop.quality;
   if (q.estimate === null) {
     const why = o.loop.shadow.share > 0
-      ? `${count(q.waiting)} samples wait for a judge` : "turn shadow sampling on: loop.shadow.share";
+      ? `${count(q.waiting)} samples wait for a judge` : ["turn shadow sampling on: ", shadowSetting()];
     return tile("quality", name, "not measured yet", why, false);
   }
   return tile("quality", name, percent(q.estimate, 1), `${percent(q.low, 1)} to ${percent(q.high, 1)}, ${count(q.judged)} judged`);
@@ -107,7 +109,7 @@ function qualityGroup(o) {
   const q = o.loop.quality, p = o.promise, c = o.loop.certificate;
   return list("Quality", [
     ["quality", term("quality", "Live quality", "list"), q.estimate === null ? "not measured yet" : `${percent(q.estimate, 1)} (${percent(q.low, 1)} to ${percent(q.high, 1)})`],
-    q.estimate === null && !(o.loop.shadow.share > 0) ? ["how", "To measure it", "set loop.shadow.share"] : ["judged", "Judged, waiting", `${count(q.judged)}, ${count(q.waiting)}`],
+    q.estimate === null && !(o.loop.shadow.share > 0) ? ["how", "To measure it", ["set ", shadowSetting()]] : ["judged", "Judged, waiting", `${count(q.judged)}, ${count(q.waiting)}`],
     q.feedback ? ["feedback", "Clients’ feedback", `${q.feedback_mean?.toFixed(2) ?? "–"} from ${count(q.feedback)}`] : null,
     ["certificate", term("certificate", "Certificate", "list"), c.state === "ended" ? "ended" : { none: "none", refused: "refused", valid: "valid", ended: "ended", other: "of another strategy" }[p.state]],
     p.state === "valid" ? ["until", "Valid until", day(p.valid_until)] : null,
@@ -124,7 +126,7 @@ function driftGroup(o) {
   }
   return h("div", {}, h("h3", {}, term("drift", "Drift", "list")), h("dl", { class: "list" }, signals.map((signal) =>
     h("div", {}, h("dt", { text: signal.name.replaceAll("_", " ") }),
-      h("dd", { id: `drift-${signal.name}` }, signal.value === null ? `too few (${count(signal.rows)})`
+      h("dd", { id: `drift-${signal.name}` }, signal.value === null ? `too few yet (${count(signal.rows)})`
         : [`${signal.value.toFixed(2)} of ${signal.threshold.toFixed(2)} `, signal.alarmed ? h("span", { class: "badge failed", text: "alarm" }) : h("span", { class: "badge weak", text: "fine" })])))));
 }
 
