@@ -48,6 +48,7 @@ class Panel:
     steps: list[tuple[float | None, str]] = field(default_factory=lambda: [(None, "green")])
     bounds: tuple[float | None, float | None] = (None, None)
     decimals: int | None = None
+    names: dict[str, tuple[str, str]] = field(default_factory=dict)  # value -> what is shown, its colour
 
     def render(self, identity: int, x: int, y: int) -> dict[str, Any]:
         return {
@@ -75,6 +76,9 @@ class Panel:
             defaults["mappings"] = [
                 {"type": "value", "options": {"0": {"text": "down"}, "1": {"text": "up"}}}
             ]
+        if self.names:
+            shown = {value: {"text": text, "color": colour} for value, (text, colour) in self.names.items()}
+            defaults["mappings"] = [{"type": "value", "options": shown}]
         return {name: value for name, value in defaults.items() if value is not None}
 
     def _overrides(self) -> list[dict[str, Any]]:

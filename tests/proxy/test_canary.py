@@ -36,6 +36,7 @@ MF = {"strategy": "mf", "threshold": 0.3, "explore_share": 0.0}  # no evaluator:
 @pytest.fixture
 def pair():
     with Upstream("weak-model") as weak, Upstream("strong-model") as strong:
+        weak.script.text, strong.script.text = "weak says", "strong says"
         yield [
             {"name": "weak", "url": weak.url, "model": "weak-model", "output_usd_per_mtok": 1.0},
             {"name": "strong", "url": strong.url, "model": "strong-model", "output_usd_per_mtok": 10.0},
