@@ -24,7 +24,8 @@ h1{font-size:1.5rem;margin:0 0 .2rem}h2{font-size:1.1rem;margin:2rem 0 .5rem}
 p{margin:.4rem 0;max-width:75ch}.note{opacity:.75;font-size:.9em}
 .plots{display:flex;flex-wrap:wrap;gap:1.5rem}figure{flex:1 1 420px;margin:0;min-width:0}
 figcaption{font-weight:600;margin-bottom:.3rem}
-svg{width:100%;max-width:44rem;height:auto}svg text{font-size:11px;fill:currentColor}svg .grid{stroke:var(--line)}
+svg{width:100%;max-width:44rem;height:auto}
+svg text{font-size:11px;fill:currentColor}svg .grid{stroke:var(--line)}
 .legend{list-style:none;display:flex;flex-wrap:wrap;gap:.3rem 1rem;padding:0;margin:.3rem 0;font-size:.85em}
 .key{width:24px;height:12px;margin-right:.35rem}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.9em}
