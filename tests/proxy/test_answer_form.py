@@ -144,6 +144,7 @@ async def test_what_all_chunks_lack_is_added_to_all(read: str) -> None:
 
 
 @pytest.mark.parametrize("first", ["head", "choices"])
+@settings(max_examples=30)
 @given(st.lists(st.integers(0, 10_000), max_size=8))
 async def test_chunks_that_conform_pass_as_the_bytes_that_came(first: str, places: list[int]) -> None:
     data = whole_stream(usage=False)
