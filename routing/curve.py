@@ -73,7 +73,10 @@ def trace_points(
     Raises `PolicyError` where the rows lack a score that the strategy needs, and for more than two tiers.
     """
     if policy.tiers != 2:
-        raise PolicyError(f"the curve is drawn for ladders of two tiers; this one has {policy.tiers}")
+        raise PolicyError(
+            f"it is drawn for two tiers and this ladder has {policy.tiers}: the bundle does not carry what "
+            "the evaluator said of the tiers in between"
+        )
     cuts = _released(rows, policy, strategy)
     shares = np.arange(_STEP, 1.0 + 1e-9, _STEP)
     steps = np.nextafter(np.quantile(cuts[1], np.clip(shares, 0.0, 1.0)), np.inf)

@@ -255,6 +255,15 @@ async def test_a_certificate_that_is_over_promises_nothing(bundle: BundleOnDuty)
         assert not any(point.certified for point in found.points)
 
 
+def test_a_ladder_of_three_says_why_it_has_no_curve(bundle: BundleOnDuty) -> None:
+    scorers = certified(bundle, 0.3)
+    scorers.certificate = None
+    scorers.policy = type(bundle.policy).from_dict({**scorers.policy.to_dict(), "tiers": 3})
+    found = curve_of(scorers, ["a", "b", "c"], "evaluator", 0.3, 0.3, True)
+    assert found.points == []
+    assert found.missing.startswith("No curve, because it is drawn for two tiers and this ladder has 3")
+
+
 async def test_the_admin_port_has_the_console_and_its_playground() -> None:
     with Upstream("weak-model") as weak, Upstream("strong-model") as strong:
         port = free_port()
