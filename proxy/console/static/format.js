@@ -5,7 +5,7 @@ const NARROW_SPACE = "\u202f";
 /** A share in [0, 1] as a percentage. */
 export function percent(share, digits = 0) {
   if (share === null || share === undefined) return "–";
-  return `${(share * 100).toFixed(digits)}${NARROW_SPACE}%`;
+  return `${(share * 100).toFixed(digits).replace("-", "−")}${NARROW_SPACE}%`;
 }
 
 /** US dollars; small amounts in thousandths (m$) or millionths (µ$). */
