@@ -186,7 +186,7 @@ class LiveProxy:
                     out[outcome] = out.get(outcome, 0.0) + sample.value
         return out
 
-    async def settled(self, within_s: float = 1.0) -> None:
+    async def settled(self, within_s: float = 5.0) -> None:
         """Wait until no request is left inside; what is left after that is a leak, and an error."""
         end = time.monotonic() + within_s
         while self.left_behind() and time.monotonic() < end:  # noqa: ASYNC110

@@ -253,7 +253,7 @@ def check_attempts(case: Case, bad: tuple[str, ...], upstreams: dict[str, ChaosU
 
 async def check_connections(upstreams: dict[str, ChaosUpstream]) -> None:
     """No backend goes on working for a request that is over."""
-    for _ in range(100):
+    for _ in range(500):
         if not any(upstream.busy for upstream in upstreams.values()):
             return
         await asyncio.sleep(0.01)
