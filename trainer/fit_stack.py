@@ -48,6 +48,9 @@ HEAD_RIDGES = (1.0, 5.0, 2.0)  # of the prompt heads, on unit vectors
 FEATURE_C, MIX_C = 0.05, 0.3  # inverse ridges, on standardised columns
 TEACHER_SHARE = 0.5  # of the teacher's opinion in a soft label
 NETWORK_SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+# Standard errors that it must win by: it was stopped by these prompts, the best of five shares is looked for
+# on them, and there may be forty of them. By one error it silenced a better stack on GSM8K (`LOG.md`).
+NETWORK_ERRORS = 2.5
 
 
 @dataclass(slots=True)
@@ -154,7 +157,7 @@ def add_network(
     fitted: FittedStack, offset: int, network: Mapping[int, float], valid: Sequence[Example]
 ) -> AnswerStack:
     """The stack with the network's share of the log-odds: the share of the least log loss on the weak model's
-    validation answers, if it wins by a standard error; else the network is silent.
+    validation answers, if it wins by `NETWORK_ERRORS` standard errors; else the network is silent.
 
     `network` are its log-odds by position in `valid`, whose first row is the stack's row number `offset`.
     """
@@ -172,7 +175,7 @@ def add_network(
 
     best = min(NETWORK_SHARES, key=lambda share: float(losses(share).mean()))
     gain = losses(0.0) - losses(best)
-    if gain.mean() <= gain.std() / math.sqrt(len(both)):
+    if gain.mean() <= NETWORK_ERRORS * gain.std() / math.sqrt(len(both)):
         best = 0.0
     mix = np.append(stack.mix[:-1] * (1.0 - best), best)
     return replace(stack, mix=mix, bias=stack.bias * (1.0 - best))
