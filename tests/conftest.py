@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 LONGEST_FIRST = ("vllm", "trainer", "demo", "bench", "packaging", "docs", "deploy")
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in a hook of the same name
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True)  # before xdist, which reads the groups in a hook of the same name
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     """What one worker runs as a whole: a file, whose servers are shared, and the folder that starts vLLM."""
     for item in items:
         folder = item.path.parent.name
@@ -33,6 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if "PYTEST_XDIST_WORKER" in os.environ:
         order = {folder: rank for rank, folder in enumerate(LONGEST_FIRST)}
         items.sort(key=lambda item: order.get(item.path.parent.name, len(order)))
+    yield
 
 
 @pytest.fixture(scope="session")
