@@ -43,7 +43,7 @@ train-demo: $(STAMP) ## every training stage on the embedded pair, prompts to pu
 	@$(RUN) -m demo.twin --work $(WORK) $(ARGS)
 
 test: $(STAMP) ## every test but the long ones (ARGS="-k word tests/proxy" narrows it; WORKERS=0: in one process)
-	@$(RUN) -m pytest -m "not long" -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS)
+	@$(RUN) -m pytest -m "not long" -n $(WORKERS) --dist loadscope --no-loadscope-reorder $(ARGS)
 
 test-long: $(STAMP) ## soak, fuzz, kill-and-resume, coverage draws at full size
 	@$(RUN) -m pytest -m long --timeout 0 $(ARGS)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,16 +25,19 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 LONGEST_FIRST = ("vllm", "trainer", "demo", "bench", "packaging", "docs", "deploy")
 
 
-@pytest.hookimpl(wrapper=True)  # before xdist, which reads the groups in a hook of the same name
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
-    """What one worker runs as a whole: a file, whose servers are shared, and the folder that starts vLLM."""
-    for item in items:
-        folder = item.path.parent.name
-        item.add_marker(pytest.mark.xdist_group(folder if folder == "vllm" else f"{folder}/{item.path.stem}"))
+@pytest.hookimpl(optionalhook=True)  # where pytest-xdist is
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file at a time, whatever `--dist` says."""
+    from tests.scheduling import ByFile
+
+    return ByFile(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first, where workers take them in turns."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         order = {folder: rank for rank, folder in enumerate(LONGEST_FIRST)}
         items.sort(key=lambda item: order.get(item.path.parent.name, len(order)))
-    yield
 
 
 @pytest.fixture(scope="session")
