@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import httpx
 import openai
@@ -70,15 +71,15 @@ def test_logprobs_the_proxy_asked_for_do_not_leak(model: str, stack: Stack) -> N
     body = ask(PROMPTS[3])
     through = _post(stack.proxy.base_url, {"model": model, **body})
     direct = _post(direct_server.base_url, {"model": direct_server.model, **body})
-    assert through["choices"] == direct["choices"]
-    assert set(through) - {"upshift"} == set(direct)
+    assert said(through["choices"]) == said(direct["choices"])
+    assert set(said(through)) - {"upshift"} == set(said(direct))
 
 
 def test_logprobs_the_client_asked_for_arrive_with_the_number_it_asked_for(stack: Stack) -> None:
     body = ask(PROMPTS[3], logprobs=True, top_logprobs=3)
     through = _post(stack.proxy.base_url, {"model": KEEP_WEAK, **body})
     direct = _post(stack.weak.base_url, {"model": "demo-phi", **body})
-    assert through["choices"] == direct["choices"]
+    assert said(through["choices"]) == said(direct["choices"])
     assert len(through["choices"][0]["logprobs"]["content"][0]["top_logprobs"]) == 3
 
 
@@ -115,7 +116,14 @@ def test_an_overlong_prompt_is_a_400_through_every_tier(client: openai.OpenAI) -
     assert caught.value.response.headers["x-should-retry"] == "false"
 
 
-def _post(base_url: str, body: dict[str, object]) -> dict[str, object]:
+def said(value: Any) -> Any:
+    """Without nulls: vLLM sends some that OpenAI has not, and leaves out others that it has."""
+    if isinstance(value, dict):
+        return {name: said(part) for name, part in value.items() if part is not None}
+    return [said(part) for part in value] if isinstance(value, list) else value
+
+
+def _post(base_url: str, body: dict[str, object]) -> dict[str, Any]:
     answer = httpx.post(f"{base_url}/chat/completions", json=body, timeout=30.0)
     answer.raise_for_status()
     return dict(answer.json())
