@@ -243,7 +243,11 @@ ROWS: list[tuple[str, list[Panel]]] = [
                 "mf",
                 "Calibrated; what lies above the threshold shifts up.",
             ),
-            _heat("Difficulty", "difficulty", "Calibrated P(strong should answer) of the prompt classifier."),
+            _heat(
+                "Difficulty",
+                "difficulty",
+                "Calibrated P(strong should answer) of the prompt classifier, where a rule asks for it.",
+            ),
             _heat("P(adequate), evaluator", "evaluator", "Calibrated, of answers that were judged."),
         ],
     ),

@@ -180,6 +180,7 @@ def drive(proxy: ServerProcess, weak: Upstream, strong: Upstream) -> None:
                 "upshift-evaluator-0.2",
                 "upshift-evaluator-0.9",
                 "upshift-mf-0.9",
+                "upshift-difficulty-0.9",
                 "weak",
             ):
                 assert ask(model, f"Find {number} + 28.", stream=number % 2 == 0) == 200
