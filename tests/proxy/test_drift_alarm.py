@@ -100,7 +100,7 @@ class Spread(FixedScorers):
         self.plan = plan_of(self.rows, self.policy.default, 0.0)
         self.reference = reference_of(self.rows, self.policy.default, 0.0, self.plan)
 
-    async def read_prompt(self, prompt: str, signals: Signals) -> None:
+    async def read_prompt(self, prompt: str, signals: Signals, difficulty: bool = True) -> None:
         signals.route_score = float(prompt.split()[-1])
 
 
