@@ -192,6 +192,7 @@ def test_names_are_read_as_they_were_sent() -> None:
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.long
 def test_quick_run_on_real_prompts(examples_dir: Path, repository: Path, tmp_path: Path) -> None:
     """Fits, starts two recorded backends and the real proxy, asks under every strategy, tells figures."""
     if not (examples_dir / "gsm8k.parquet").is_file():

@@ -162,8 +162,9 @@ async def compare(session: aiohttp.ClientSession, url: str, count: Count) -> Exp
     assert found.total("upshift_request_seconds_count") == sum(count.apis.values())
     for stage in ("queue", "read", "prompt_score", "evaluator_score", "total"):
         assert found.total("upshift_overhead_seconds_count", stage=stage) > 0, stage
-    for scorer in ("mf", "difficulty", "evaluator"):
+    for scorer in ("mf", "evaluator"):
         assert found.total("upshift_score_count", scorer=scorer) > 0, scorer
+    assert not found.total("upshift_score_count", scorer="difficulty"), "no rule asked for it"
     return found
 
 

@@ -1,6 +1,7 @@
 """`upshift fit` killed with SIGKILL and run again gives the bytes of a run that was left alone.
 
-The short test takes about 40 s on a free core; ten kills and all scorers are under `long`.
+One kill takes a minute on a free core, ten kills of all scorers many: both are `long`. What `make test` has
+are the kills of single stages, and of publish (`test_resume_stages.py`, `test_publish.py`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ def arguments(table: Path, out: Path, *more: object) -> list[object]:
     return ["--examples", table, *pair, "--out", out, *more]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_killed(tmp_path: Path) -> None:
     table = write_jsonl(tmp_path / "t.jsonl", example_rows(160))
