@@ -17,8 +17,8 @@ from scorers.torch.encoder import ADAPTER_PASSES
 from trainer.dataset import TokenRows
 
 TRAINING_FLOPS_PER_S = 42e9
-# For all scorers, by default. What more would train, adapters and the evaluator's network, has gained little on
-# the tables so far (`LOG.md`), and a machine that is two and a half times slower than planned for still ends
+# For all scorers, by default. What more would train, adapters and the evaluator's network, has gained little
+# on the tables so far (`LOG.md`), and a machine two and a half times slower than planned for still ends
 # within half an hour. More minutes were not compared with these on today's scorers.
 MINUTES = 12.0
 
