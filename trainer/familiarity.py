@@ -10,7 +10,7 @@ from safetensors.numpy import save as encode_tensors
 
 from routing.bundle import Bundle
 from scorers.familiar import FAMILIAR, Familiar
-from scorers.runtime.neighbours import FAR_SHARE, MOST_VECTORS, Neighbours
+from scorers.runtime.neighbours import FAR_SHARE, MOST_VECTORS, TENSORS, Neighbours
 from scorers.runtime.query import QueryVectors
 from scorers.runtime.scorers import JUDGED, NEIGHBOURS, load_scorers
 
@@ -52,7 +52,7 @@ def _tensors(
     )
     near = Neighbours.of(known, new, layer, far_share)
     return {
-        "middle" if layer == "middle" else "vectors": near.vectors.astype(np.float16),
+        TENSORS[layer]: near.vectors.astype(np.float16),
         "least": np.array([near.least], dtype=np.float32),
     }
 

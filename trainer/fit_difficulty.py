@@ -1,9 +1,9 @@
 """Fits the difficulty classifier on the pair's prompts, starting from the matrix factorisation's probes.
 
 Adapters in every layer by default; `auto` trains the upper two thirds of the layers in full where a table has
-thousands of prompts, which is not measured yet (`LOG.md`). Minutes on two cores: see `trainer/budget.py`. The
-validation loss counts both heads, and the start is validated too, so fine-tuning that only hurts leaves the
-probes as they were.
+thousands of prompts, which did not help on MMLU (`LOG.md`). Minutes on two cores: see `trainer/budget.py`.
+The validation loss counts both heads, and the start is validated too, so fine-tuning that only hurts leaves
+the probes as they were.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ MOST_VECTORS = 512
 FAR_SHARE = 0.005
 # Of cosine: the quantile of a few hundred prompts is uncertain by about that. The middle layer's lie closer.
 _SLACK, _MIDDLE_SLACK = 0.05, 0.02
+TENSORS = {"last": "vectors", "middle": "middle"}  # what a bundle calls the vectors of a layer
 _LEAST_NORM = 1e-9
 
 

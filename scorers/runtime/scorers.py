@@ -30,7 +30,7 @@ from scorers.runtime.evaluator import EvaluatorHead
 from scorers.runtime.graph import Adapter
 from scorers.runtime.heads import ScorerFile, read_scorer_file
 from scorers.runtime.mf import MatrixFactorisation, sigmoid
-from scorers.runtime.neighbours import Neighbours
+from scorers.runtime.neighbours import TENSORS, Neighbours
 from scorers.runtime.prefix_reader import PrefixHeads, PrefixReader
 from scorers.runtime.query import QueryVectors, SessionEmbedder, check_parts, layers_of
 from scorers.runtime.session import EncoderSession, word_table
@@ -276,8 +276,8 @@ def _load_neighbours(folder: Path, prefix: str = "") -> Neighbours | None:
         tensors = load_file(str(path))
         if prefix and f"{prefix}least" not in tensors:
             return None
-        layer = "middle" if f"{prefix}middle" in tensors else "last"
-        vectors = tensors[f"{prefix}{layer if layer == 'middle' else 'vectors'}"]
+        layer = "middle" if f"{prefix}{TENSORS['middle']}" in tensors else "last"
+        vectors = tensors[f"{prefix}{TENSORS[layer]}"]
         return Neighbours(vectors.astype(np.float32), float(tensors[f"{prefix}least"][0]), layer)
     except (SafetensorError, OSError, KeyError, IndexError) as exc:
         raise ScorerFileError(f"{path} cannot be read: {exc}") from exc

@@ -51,11 +51,9 @@ class DifficultyClassifier(nn.Module):
         one on the middle layer and the features; `last` is the last layer's centre and scale, (d,) each."""
         d = self.encoder.folder.dimension
         with torch.no_grad():
-            for own, beginning, rest in (
-                (self.centre, last[0], start.centre),
-                (self.scale, last[1], start.scale),
-            ):
-                own[:d], own[d:] = torch.from_numpy(beginning), rest
+            centre, scale = map(torch.from_numpy, last)
+            self.centre.copy_(torch.cat((centre, start.centre)))
+            self.scale.copy_(torch.cat((scale, start.scale)))
             if len(self.head.bias) == 2:
                 weighted = start.v.weight[list(pair)] * start.w2  # (2, k)
                 probes = weighted @ start.W1.weight + start.u.weight
@@ -89,9 +87,8 @@ class DifficultyClassifier(nn.Module):
                 heads["frozen"] = self._start
                 tensors["frozen.share"] = np.array([self.frozen_share], dtype=np.float32)
             for name, (weight, bias) in heads.items():
-                columns = slice(
-                    len(self.scale) - weight.shape[1], None
-                )  # the probes' are without the last layer
+                # The probes' columns are without the last layer's, which come first.
+                columns = slice(len(self.scale) - weight.shape[1], None)
                 folded = weight.cpu() * self.scale[columns].cpu()
                 tensors[f"{name}.weight"] = folded.numpy()
                 tensors[f"{name}.bias"] = (bias.cpu() - folded @ self.centre[columns].cpu()).numpy()

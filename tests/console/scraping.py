@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import yaml
 
-from tests.server_process import ServerProcess, pick_port
+from tests.prometheus_process import prometheus_process
 
 _EVERY = "500ms"  # a scrape may take as long; one that is late leaves a gap
 
@@ -22,13 +21,7 @@ def scraping(origin: str, folder: Path) -> Iterator[Callable[[str], float]]:
     target = {"targets": [origin.removeprefix("http://")]}
     config = {"global": {"scrape_interval": _EVERY},
               "scrape_configs": [{"job_name": "upshift", "static_configs": [target]}]}  # fmt: skip
-    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-    port = pick_port()
-    command = [
-        "prometheus", f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}",
-        f"--web.listen-address=127.0.0.1:{port}", "--log.level=error",
-    ]  # fmt: skip
-    server = ServerProcess(command, port, folder / "prometheus.log", {})
+    server = prometheus_process(config, folder)
     try:
         server.wait_ready("/-/ready", 60)
         with httpx.Client(base_url=server.origin, timeout=20) as client:

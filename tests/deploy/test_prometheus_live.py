@@ -19,6 +19,7 @@ import httpx
 import pytest
 import yaml
 
+from tests.prometheus_process import prometheus_process
 from tests.server_process import ServerProcess, pick_port
 from tests.upstream import Upstream
 
@@ -156,13 +157,7 @@ def start_prometheus(deploy: Path, folder: Path, origins: list[str]) -> ServerPr
     (scrape,) = config["scrape_configs"]
     scrape["authorization"]["credentials_file"] = str(folder / "key")
     scrape["static_configs"] = [{"targets": [origin.removeprefix("http://") for origin in origins]}]
-    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-    port = pick_port()
-    command = [
-        "prometheus", f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}",
-        f"--web.listen-address=127.0.0.1:{port}", "--log.level=error",
-    ]  # fmt: skip
-    return ServerProcess(command, port, folder / "prometheus.log", {})
+    return prometheus_process(config, folder)
 
 
 def drive(proxy: ServerProcess, weak: Upstream, strong: Upstream) -> None:

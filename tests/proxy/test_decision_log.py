@@ -140,20 +140,25 @@ def test_a_full_queue_drops_and_counts(path):
     assert len(query(path)) == 50
 
 
-def test_a_full_disk_is_survived(path):
+def limit_disk(store: Any, pages: int) -> None:
     """SQLite's own limit on the file's size stands in for the disk's: the error is the same, SQLITE_FULL."""
+    connect = store._connect
+
+    def connect_to_a_small_disk() -> sqlite3.Connection:
+        database = connect()
+        database.execute(f"PRAGMA max_page_count={pages}")
+        return database
+
+    store._connect = connect_to_a_small_disk
+
+
+def test_a_full_disk_is_survived(path):
     with opened(f"sqlite:///{path}", max_queued_rows=3_000) as (log, drops):
         store: Any = log._store
         log.record(row(0))
         until(lambda: not log.waiting)
         connect = store._connect
-
-        def connect_to_a_full_disk() -> sqlite3.Connection:
-            database = connect()
-            database.execute("PRAGMA max_page_count=8")
-            return database
-
-        store._connect = connect_to_a_full_disk
+        limit_disk(store, pages=8)
         store.close()
         for number in range(5_000):
             log.record(row(number))
@@ -168,15 +173,7 @@ def test_a_full_disk_is_survived(path):
 def test_a_full_disk_takes_rows_again_once_retention_has_made_room(path):
     """Without anyone's help, and not only with the next regular trim."""
     with opened(f"sqlite:///{path}", max_rows=200) as (log, drops):
-        store: Any = log._store
-        connect = store._connect
-
-        def connect_to_a_small_disk() -> sqlite3.Connection:
-            database = connect()
-            database.execute("PRAGMA max_page_count=40")
-            return database
-
-        store._connect = connect_to_a_small_disk
+        limit_disk(log._store, pages=40)
         for number in range(1_000):
             log.record(row(number))
         until(lambda: log._down)
