@@ -21,8 +21,13 @@ def start(module: str, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=_hear_control_c,
     )  # fmt: skip
+
+
+def _hear_control_c() -> None:
+    """A shell's background jobs ignore SIGINT, and so would what tests start when they are one."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def run_through(module: str, arguments: Sequence[str], within_s: float = WAIT_S) -> None:
