@@ -76,6 +76,7 @@ class Cycle(RequestResponseCycle):
                 _log.error("unexpected %s while answering a request\n%s", type(error).__name__, frames)
         finally:
             self.on_response, done = lambda: None, self.on_response
+            del self.scope["extensions"]  # it refers back to this: a cycle for each request
         if self.response_complete or self.disconnected:
             return
         if self.response_started:

@@ -142,6 +142,10 @@ class LiveApp:
         """Wait for the first application to be warm, or to have failed."""
         await self._loaded.wait()
 
+    async def retired(self) -> None:
+        """Wait for the applications that were replaced to have answered their last requests."""
+        await asyncio.gather(*self._retired, return_exceptions=True)
+
     @property
     def app(self) -> UpshiftApp:
         """The application in force."""

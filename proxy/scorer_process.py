@@ -26,6 +26,7 @@ import uvloop
 from prometheus_client import CollectorRegistry
 
 from proxy.bundle_scorers import BundleOnDuty, load_bundle
+from proxy.heap import settle_heap
 from proxy.log_lines import configure_logging
 from proxy.scorer_metrics import ScorerMetrics
 from proxy.scorer_wire import SOCKET, Ask, Leave, Open, Reply, frame_of, read_request
@@ -129,6 +130,7 @@ class ScorerProcess:
                 )
             scorers.count(self._metrics, _CACHE)
             await scorers.warm()
+            settle_heap()
         except UpshiftError:
             await scorers.close()
             raise

@@ -32,6 +32,7 @@ import uvicorn
 from proxy.app import UpshiftApp
 from proxy.auth import has_client_keys
 from proxy.connection import Connection, connection_class
+from proxy.heap import settle_heap
 from proxy.live import LiveApp, Running, load_scorers
 from proxy.settings import ServerSettings, Settings, load_settings
 from proxy.usage import USAGE_DIR
@@ -92,7 +93,12 @@ class Server(uvicorn.Server):
     async def _tell_when_ready(self) -> None:
         await self.live.loaded()
         if self.live.failure is None:
+            self.settle()
             _tell_ready()
+
+    def settle(self) -> None:
+        """Everything is loaded."""
+        settle_heap()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept no more; let requests end; after the grace cancel them, and cut what is still there."""
@@ -115,7 +121,14 @@ class Server(uvicorn.Server):
 
     async def reload(self) -> bool:
         """What SIGHUP does."""
-        return await self.live.reload(self._reread)
+        reloaded = await self.live.reload(self._reread)
+        if reloaded:
+            self._begin(self._settle_again())
+        return reloaded
+
+    async def _settle_again(self) -> None:
+        await self.live.retired()
+        self.settle()
 
     async def _reload_all(self) -> bool | None:
         """What the admin endpoint does: here, or by the supervisor for all workers (None: nobody waits)."""

@@ -16,7 +16,7 @@ from trainer.fit_mf import standardiser
 
 MAX_ROWS = 1500
 RIDGES = (0.1, 0.2, 0.4, 1.0, 3.0, 10.0)
-LAST_WEIGHT, MIDDLE_WEIGHT, FEATURE_WEIGHT = 0.6, 1.0, 4.0
+VECTOR_WEIGHT, FEATURE_WEIGHT = 1.0, 4.0
 WIDTH = 1.0  # gamma is this over twice the summed variance of the scaled inputs
 
 
@@ -35,11 +35,10 @@ class KernelFit:
 
     @classmethod
     def of(cls, x: np.ndarray, weight: np.ndarray, vectors: int) -> KernelFit:
-        """x (n, D), of which `vectors` columns are vectors: last and middle layer, of prompt and answer;
+        """x (n, D), of which `vectors` columns are vectors, of prompt and answer;
         weight (n,) above 0."""
-        width = vectors // 4
-        layers = [(width, LAST_WEIGHT, False), (width, MIDDLE_WEIGHT, False)]
-        inputs = standardiser(x, [*layers, *layers, (x.shape[1] - vectors, FEATURE_WEIGHT, True)])
+        layer = (vectors // 2, VECTOR_WEIGHT, False)
+        inputs = standardiser(x, [layer, layer, (x.shape[1] - vectors, FEATURE_WEIGHT, True)])
         rows = scale_inputs(x, inputs.centre, inputs.scale, vectors).astype(np.float16)  # as a bundle has it
         spread = rows.astype(np.float64).var(axis=0).sum()
         gamma = float(np.float32(WIDTH / (2.0 * max(spread, 1e-9))))

@@ -103,12 +103,12 @@ def fit_stack(
     weights = model_weights(offsets, weak)
     prompts = {row.prompt_id: row.prompt for row in rows}
     order = {prompt_id: at for at, prompt_id in enumerate(prompts)}
-    session = EncoderSession(folder, max_tokens)
-    query = session.embed_layers(list(prompts.values()))  # (P, v)
+    session = EncoderSession(folder, max_tokens, lower_half=True)
+    query = session.embed_middle(list(prompts.values()))  # (P, v)
     fold = np.array([fold_of(prompt_id, FOLDS, seed) for prompt_id in prompts])
     targets = _prompt_targets(rows, order, weights)
     read, answers = _read_rows(rows, weak, order, weights, seed)
-    vectors = session.embed_layers(answers)  # (rows of weak, v)
+    vectors = session.embed_middle(answers)  # (rows of weak, v)
     told = np.empty((len(query), len(HEAD_RIDGES)))  # each prompt by heads that have not seen it
     for k in range(FOLDS):
         weight, bias = _prompt_heads(query[fold != k], targets[fold != k])

@@ -74,7 +74,8 @@ class Replica:
             self.breaker.succeed(
                 began
             )  # a probe that streams for minutes must not keep the circuit half open
-        reply.on_end = lambda end: self._leave(end, failed, reply.status, began)
+        status = reply.status  # a reply that referred to itself would wait for the garbage collector
+        reply.on_end = lambda end: self._leave(end, failed, status, began)
         return reply
 
     def carry_on(self, before: Replica, checked: bool) -> None:

@@ -89,7 +89,7 @@ class PrefixReader:
             found = {prompt: self._told[prompt] for prompt in prompts if prompt in self._told}
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in found]
         if new:
-            told = self._session.embed_layers(new) @ self._stack.prompt_weight.T + self._stack.prompt_bias
+            told = self._session.embed_middle(new) @ self._stack.prompt_weight.T + self._stack.prompt_bias
             found |= dict(zip(new, told, strict=True))
         with self._lock:
             for prompt in dict.fromkeys(prompts):

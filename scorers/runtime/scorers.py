@@ -121,8 +121,8 @@ class BundleScorers:
         else:
             session, stack = self.stack
             network = self._network(pairs, features) if stack.reads_network else np.zeros(len(pairs))
-            query = session.embed_layers([prompt for prompt, _ in pairs])
-            vectors = session.embed_layers([answer.text for _, answer in pairs])
+            query = session.embed_middle([prompt for prompt, _ in pairs])
+            vectors = session.embed_middle([answer.text for _, answer in pairs])
             asked = features_of_prompts([prompt for prompt, _ in pairs])
             logits = stack.logits(query, vectors, features, asked, network)
         _check_finite("answer", logits)
@@ -319,7 +319,7 @@ def _load_evaluator(
     if not any(name.startswith(STACK_PREFIX) for name in file.head):
         session, file = _open_head(folder, entry, "evaluator", sessions)
         return (session, EvaluatorHead.read(file, session.folder.dimension)), None, None
-    plain = sessions.open(encoder, {}, None)
+    plain = sessions.open(encoder, {}, None, lower_half=True)
     stack = AnswerStack.read(file, plain.folder.dimension)
     # A network that the stack does not read is not even opened.
     session = _open_head(folder, entry, "evaluator", sessions)[0] if stack.reads_network else plain

@@ -9,8 +9,9 @@
     network  the fine-tuned encoder's log-odds (`scorers/runtime/evaluator.py`)
     logit = mix . [trees, features, kernel, network] + bias
 
-A vector is the encoder's mean on the unit sphere and behind it the middle layer's, which knows more of form
-than of meaning. Readings of one model's few hundred labels and of all models' thousands err differently, so
+A vector is the encoder's middle layer's, the mean on the unit sphere: the last layer beside it added nothing
+(`trainer/LOG.md`), it costs the other half of the encoder, and a prompt's is the one that it was routed by.
+Readings of one model's few hundred labels and of all models' thousands err differently, so
 their sum is better than each; the weights come from predictions on prompts that the readings had not seen
 (`trainer/fit_stack.py`). A network of weight 0 is not run at all.
 """
@@ -37,7 +38,7 @@ _LENGTH = FEATURE_NAMES.index("answer_chars_log")
 
 @dataclass(frozen=True, slots=True)
 class AnswerStack:
-    """Tensors of the stack; v is twice the encoder's dimension, C = `N_COLUMNS`."""
+    """Tensors of the stack; v is the encoder's dimension, C = `N_COLUMNS`."""
 
     prompt_weight: np.ndarray  # (3, v)
     prompt_bias: np.ndarray  # (3,)
@@ -53,13 +54,13 @@ class AnswerStack:
     def read(cls, file: ScorerFile, dimension: int) -> AnswerStack:
         heads = len(PROMPT_HEADS)
         return cls(
-            prompt_weight=file.tensor(f"{PREFIX}prompt.weight", heads, 2 * dimension),
+            prompt_weight=file.tensor(f"{PREFIX}prompt.weight", heads, dimension),
             prompt_bias=file.tensor(f"{PREFIX}prompt.bias", heads),
             trees=BoostedTrees.read(file, f"{PREFIX}trees", N_COLUMNS),
             center=file.tensor(f"{PREFIX}center", N_COLUMNS),
             scale=file.tensor(f"{PREFIX}scale", N_COLUMNS),
             feature_weight=file.tensor(f"{PREFIX}feature.weight", N_COLUMNS),
-            kernel=KernelReading.read(file, f"{PREFIX}kernel", 4 * dimension, N_COLUMNS + N_PROMPT_FEATURES),
+            kernel=KernelReading.read(file, f"{PREFIX}kernel", 2 * dimension, N_COLUMNS + N_PROMPT_FEATURES),
             mix=file.tensor(f"{PREFIX}mix", len(READINGS)),
             bias=float(file.tensor(f"{PREFIX}bias", 1)[0]),
         )

@@ -73,10 +73,10 @@ def test_the_stack_is_read_back_and_tells_right_from_wrong(
     save_file(fitted.stack.tensors(), tmp_path / "s.safetensors")
     stack = AnswerStack.read(read_scorer_file(tmp_path / "s.safetensors"), 384)
     own = [row for row in rows if row.model == WEAK]
-    session = EncoderSession(resolve_encoder("minilm"), TOKENS, threads=1)
+    session = EncoderSession(resolve_encoder("minilm"), TOKENS, threads=1, lower_half=True)
     inputs = (
-        session.embed_layers([row.prompt for row in own]),
-        session.embed_layers([row.response or "" for row in own]),
+        session.embed_middle([row.prompt for row in own]),
+        session.embed_middle([row.response or "" for row in own]),
         features_of([(row.prompt, answer_of(row)) for row in own]),
         features_of_prompts([row.prompt for row in own]),
         np.zeros(len(own)),
