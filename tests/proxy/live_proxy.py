@@ -62,7 +62,7 @@ class FixedScorers:
 
 
 class QuietServer(Server):
-    """The server without signal handlers or a word to the garbage collector: the test's process keeps its own."""
+    """Without signal handlers, nor a word to the garbage collector: the test's process keeps its own."""
 
     def settle(self) -> None:
         return

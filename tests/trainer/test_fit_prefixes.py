@@ -69,7 +69,9 @@ def heads(rows: list[Example], fitted: FittedStack) -> PrefixHeads:
 def test_a_beginning_foretells_the_whole(
     rows: list[Example], fitted: FittedStack, heads: PrefixHeads
 ) -> None:
-    reader = PrefixReader(EncoderSession(resolve_encoder("minilm"), 32, threads=1, lower_half=True), fitted.stack, heads)
+    reader = PrefixReader(
+        EncoderSession(resolve_encoder("minilm"), 32, threads=1, lower_half=True), fitted.stack, heads
+    )
     assert reader.lengths[0] == 4
     assert 32 in reader.lengths
     assert 512 not in reader.lengths, "no answer is as long"
