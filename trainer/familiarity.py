@@ -10,7 +10,7 @@ from safetensors.numpy import save as encode_tensors
 
 from routing.bundle import Bundle
 from scorers.familiar import FAMILIAR, Familiar
-from scorers.runtime.neighbours import FAR_SHARE, MOST_VECTORS, TENSORS, Neighbours
+from scorers.runtime.neighbours import FAR_SHARE, LEAST, MOST_VECTORS, TENSORS, Neighbours
 from scorers.runtime.query import QueryVectors
 from scorers.runtime.scorers import JUDGED, NEIGHBOURS, load_scorers
 
@@ -53,7 +53,7 @@ def _tensors(
     near = Neighbours.of(known, new, layer, far_share)
     return {
         TENSORS[layer]: near.vectors.astype(np.float16),
-        "least": np.array([near.least], dtype=np.float32),
+        LEAST: np.array([near.least], dtype=np.float32),
     }
 
 

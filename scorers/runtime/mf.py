@@ -3,19 +3,20 @@
     s(m, q) = w2 . (v_m * (W1 v_q + b)) + a_m + u . v_q + c
             = [(w2 * v_m) W1 + u] . v_q + [(w2 * v_m) . b + a_m + c]
 
-so the bundle's tensors are folded at load into one probe (d,) and one intercept per tier. The derivation
+so a file is folded where it is read into one probe (d,) and one intercept per tier. The derivation
 of both forms stands in `scorers/torch/matrix_factorisation.py`. A factorisation of thousands of prompts has a
 linear reading of their words beside it (`scorers/runtime/words.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from scorers.errors import ScorerFileError
+from scorers.runtime.heads import ScorerFile
 from scorers.runtime.words import WordReading
 
 FORMS = ("correctness", "pairwise")
@@ -36,27 +37,34 @@ class MatrixFactorisation:
     words: WordReading | None = None
 
     @classmethod
-    def fold(
-        cls, tensors: Mapping[str, np.ndarray], models: Sequence[str], tiers: Sequence[str], form: str
+    def read(
+        cls,
+        file: ScorerFile,
+        models: Sequence[str],
+        tiers: Sequence[str],
+        form: str,
+        dimension: int | None = None,
     ) -> MatrixFactorisation:
-        """Fold the bundle's tensors for these tiers. Raises `ScorerFileError` on an unknown form or model."""
+        """Fold the file's tensors for these tiers; `dimension` is the query vectors', None: any.
+
+        Raises `ScorerFileError` on an unknown form or model, and on tensors that do not go together.
+        """
         if form not in FORMS:
-            raise ScorerFileError(f"mf: form {form!r} is unknown; there are: {', '.join(FORMS)}")
+            raise ScorerFileError(f"{file.path}: form {form!r} is unknown; there are: {', '.join(FORMS)}")
         missing = [tier for tier in tiers if tier not in models]
         if missing:
-            raise ScorerFileError(f"mf: no vector for {missing[0]!r}; fitted were: {', '.join(models)}")
-        try:
-            t = {
-                name: np.asarray(tensors[name], dtype=np.float64)
-                for name in ("v", "W1", "b", "w2", "a", "u", "c")
-            }
-        except KeyError as exc:
-            raise ScorerFileError(f"mf: tensor {exc.args[0]!r} is missing") from None
+            raise ScorerFileError(
+                f"{file.path}: no vector for {missing[0]!r}; fitted were: {', '.join(models)}"
+            )
+        weight = file.tensor("W1", None, dimension)
+        rank, width = weight.shape
         rows = [list(models).index(tier) for tier in tiers]
-        weighted = t["v"][rows] * t["w2"]  # (tiers, k)
-        probes = weighted @ t["W1"] + t["u"]
-        intercepts = weighted @ t["b"] + t["a"][rows] + t["c"]
-        words = WordReading.read(tensors, len(tiers))
+        weighted = np.float64(file.tensor("v", len(models), rank)[rows] * file.tensor("w2", rank))
+        probes = weighted @ weight + file.tensor("u", width)
+        intercepts = (
+            weighted @ file.tensor("b", rank) + file.tensor("a", len(models))[rows] + file.tensor("c")
+        )
+        words = WordReading.read(file, len(tiers))
         return cls(form, probes.astype(np.float32), intercepts.astype(np.float32), words)
 
     def logits(self, vectors: np.ndarray) -> np.ndarray:

@@ -15,11 +15,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from scorers.runtime.heads import ScorerFile
+
 MOST_VECTORS = 512
 FAR_SHARE = 0.005
 # Of cosine: the quantile of a few hundred prompts is uncertain by about that. The middle layer's lie closer.
 _SLACK, _MIDDLE_SLACK = 0.05, 0.02
 TENSORS = {"last": "vectors", "middle": "middle"}  # what a bundle calls the vectors of a layer
+LEAST = "least"
 _LEAST_NORM = 1e-9
 
 
@@ -31,6 +34,15 @@ class Neighbours:
     vectors: np.ndarray
     least: float
     layer: str = "last"
+
+    @classmethod
+    def read(cls, file: ScorerFile, prefix: str = "") -> Neighbours | None:
+        """From tensors whose names begin with `prefix`; None without them. Raises `ScorerFileError`."""
+        if f"{prefix}{LEAST}" not in file.head:
+            return None
+        layer = "middle" if f"{prefix}{TENSORS['middle']}" in file.head else "last"
+        vectors = file.tensor(f"{prefix}{TENSORS[layer]}", None, None)
+        return cls(vectors, float(file.tensor(f"{prefix}{LEAST}", 1)[0]), layer)
 
     @classmethod
     def of(

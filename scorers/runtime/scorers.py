@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from scorers.answer import AnswerLike
 from scorers.embedders import HttpEmbedder, is_remote
@@ -30,7 +28,7 @@ from scorers.runtime.evaluator import EvaluatorHead
 from scorers.runtime.graph import Adapter
 from scorers.runtime.heads import ScorerFile, read_scorer_file
 from scorers.runtime.mf import MatrixFactorisation, sigmoid
-from scorers.runtime.neighbours import TENSORS, Neighbours
+from scorers.runtime.neighbours import Neighbours
 from scorers.runtime.prefix_reader import PrefixHeads, PrefixReader
 from scorers.runtime.query import QueryVectors, SessionEmbedder, check_parts, layers_of
 from scorers.runtime.session import EncoderSession, word_table
@@ -152,6 +150,7 @@ def load_scorers(
     if evaluator_entry:
         evaluator, stack, prefixes = _load_evaluator(folder, evaluator_entry, sessions)
     mf = _load_mf(folder, mf_entry, query.dimension)
+    near = read_scorer_file(folder / NEIGHBOURS) if (folder / NEIGHBOURS).exists() else None
     return BundleScorers(
         query=query,
         mf=mf,
@@ -160,9 +159,9 @@ def load_scorers(
         else None,
         evaluator=evaluator,
         stack=stack,
-        neighbours=_load_neighbours(folder),
+        neighbours=None if near is None else Neighbours.read(near),
         prefixes=prefixes,
-        judged=_load_neighbours(folder, JUDGED),
+        judged=None if near is None else Neighbours.read(near, JUDGED),
     )
 
 
@@ -253,34 +252,9 @@ def _parts_of(entry: Mapping[str, Any], scorer: str, remote: bool) -> tuple[str,
 
 
 def _load_mf(folder: Path, entry: Mapping[str, Any], dimension: int) -> MatrixFactorisation:
-    path = folder / _field(entry, "mf", "file")
-    try:
-        tensors = load_file(str(path))
-    except (SafetensorError, OSError) as exc:
-        raise ScorerFileError(f"{path} cannot be read as safetensors: {exc}") from exc
+    file = read_scorer_file(folder / _field(entry, "mf", "file"))
     models, tiers, form = (_field(entry, "mf", key) for key in ("models", "tiers", "form"))
-    mf = MatrixFactorisation.fold(tensors, models, tiers, form)
-    if mf.probes.shape[1] != dimension:
-        raise ScorerFileError(
-            f"{path}: fitted on query vectors of {mf.probes.shape[1]} dimensions, "
-            f"the encoder and parts in the manifest give {dimension}"
-        )
-    return mf
-
-
-def _load_neighbours(folder: Path, prefix: str = "") -> Neighbours | None:
-    path = folder / NEIGHBOURS
-    if not path.exists():
-        return None
-    try:
-        tensors = load_file(str(path))
-        if prefix and f"{prefix}least" not in tensors:
-            return None
-        layer = "middle" if f"{prefix}{TENSORS['middle']}" in tensors else "last"
-        vectors = tensors[f"{prefix}{TENSORS[layer]}"]
-        return Neighbours(vectors.astype(np.float32), float(tensors[f"{prefix}least"][0]), layer)
-    except (SafetensorError, OSError, KeyError, IndexError) as exc:
-        raise ScorerFileError(f"{path} cannot be read: {exc}") from exc
+    return MatrixFactorisation.read(file, models, tiers, form, dimension)
 
 
 def _open_head(

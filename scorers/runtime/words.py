@@ -7,13 +7,13 @@ One reading serves the factorisation and the difficulty classifier, each with it
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from scorers.errors import ScorerFileError
 from scorers.ngrams import COLUMNS, read_ngrams
+from scorers.runtime.heads import ScorerFile
 
 PREFIX = "ngrams."
 SHARE = f"{PREFIX}share"
@@ -30,19 +30,16 @@ class WordReading:
     share: float
 
     @classmethod
-    def read(cls, tensors: Mapping[str, np.ndarray], tiers: int) -> WordReading | None:
-        """From a factorisation's tensors; None where it has none. Raises `ScorerFileError`."""
-        if SHARE not in tensors:
+    def read(cls, file: ScorerFile, tiers: int) -> WordReading | None:
+        """From a factorisation's file; None where it has none. Raises `ScorerFileError`."""
+        if SHARE not in file.head:
             return None
-        wanted = {"idf": (COLUMNS,), "weight": (tiers, COLUMNS), "bias": (tiers,), "share": (1,)}
-        found = {name: tensors.get(f"{PREFIX}{name}") for name in wanted}
-        for name, shape in wanted.items():
-            value = found[name]
-            if value is None or value.shape != shape:
-                got = "is missing" if value is None else f"has shape {value.shape}"
-                raise ScorerFileError(f"mf: tensor {PREFIX + name!r} {got}, {shape} was expected")
-        idf, weight, bias, share = (np.asarray(found[name], dtype=np.float32) for name in wanted)
-        return cls(idf, weight, bias, float(share[0]))
+        return cls(
+            idf=file.tensor(f"{PREFIX}idf", COLUMNS),
+            weight=file.tensor(f"{PREFIX}weight", tiers, COLUMNS),
+            bias=file.tensor(f"{PREFIX}bias", tiers),
+            share=float(file.tensor(SHARE, 1)[0]),
+        )
 
     def blend(self, logits: np.ndarray, prompts: Sequence[str], share: float | None = None) -> np.ndarray:
         """The log-odds (N, tiers) of vectors with those of the N prompts' words; `share` None: its own."""

@@ -14,6 +14,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 from routing.calibration import EPSILON, fit_map
 from routing.reliability import ece
 from scorers.features import N_FEATURES
+from scorers.runtime.heads import ScorerFile
 from scorers.runtime.mf import MatrixFactorisation as ServedFactorisation
 from scorers.runtime.stack import READINGS
 from scorers.torch.matrix_factorisation import MatrixFactorisation
@@ -38,6 +39,10 @@ def _factorised(form: str = "correctness", bias: bool = True) -> MatrixFactorisa
     return model
 
 
+def _file(tensors: dict[str, np.ndarray]) -> ScorerFile:
+    return ScorerFile(ROOT / "mf.safetensors", tensors, {})
+
+
 @pytest.fixture
 def queries() -> torch.Tensor:
     return torch.randn(N, D, generator=torch.Generator().manual_seed(1))
@@ -56,7 +61,7 @@ def test_the_score_is_hadamard_then_linear(queries: torch.Tensor) -> None:
     model = _factorised()
     t = {name: tensor.astype(np.float64) for name, tensor in model.export().items()}
     v_q = queries.double().numpy()
-    served = ServedFactorisation.fold(t, list("abc"), list("abc"), "correctness").logits(v_q)
+    served = ServedFactorisation.read(_file(t), list("abc"), list("abc"), "correctness").logits(v_q)
     for m in range(M):
         s = (t["v"][m] * (v_q @ t["W1"].T + t["b"])) @ t["w2"] + t["a"][m] + v_q @ t["u"] + t["c"]
         index = torch.full((N,), m)
@@ -82,7 +87,7 @@ def test_one_pair_is_a_linear_probe(queries: torch.Tensor, bias: bool) -> None:
 def test_one_model_is_a_linear_probe_in_the_correctness_form(queries: torch.Tensor) -> None:
     t = _factorised().export()
     probe, intercept = (t["w2"] * t["v"][1]) @ t["W1"] + t["u"], (t["w2"] * t["v"][1]) @ t["b"] + t["a"][1]
-    served = ServedFactorisation.fold(t, list("abc"), ["b"], "correctness")
+    served = ServedFactorisation.read(_file(t), list("abc"), ["b"], "correctness")
     assert np.allclose(served.probes[0], probe, atol=1e-5)
     assert np.allclose(served.intercepts[0], intercept + t["c"], atol=1e-5)
 

@@ -20,7 +20,7 @@ from scorers.features import FEATURE_NAMES, features_of
 from scorers.prompt_features import PROMPT_FEATURES, features_of_prompts
 from scorers.runtime.difficulty import DifficultyHead
 from scorers.runtime.graph import build_graph
-from scorers.runtime.heads import read_scorer_file
+from scorers.runtime.heads import ScorerFile, read_scorer_file
 from scorers.runtime.mf import MatrixFactorisation as ServedMf
 from scorers.runtime.query import QueryVectors, SessionEmbedder
 from scorers.runtime.scorers import BundleScorers, load_scorers
@@ -231,9 +231,8 @@ def test_folded_mf_is_the_formula() -> None:
     query = torch.from_numpy(vectors)
     with torch.no_grad():
         delta = [model(torch.full((5,), m), query).numpy() for m in (2, 0)]
-    chances = ServedMf.fold(model.export(), ["a", "b", "c"], ["c", "a"], "pairwise").adequacy(
-        vectors, ["x"] * 5
-    )
+    file = ScorerFile(Path("mf"), model.export(), {})
+    chances = ServedMf.read(file, ["a", "b", "c"], ["c", "a"], "pairwise").adequacy(vectors, ["x"] * 5)
     np.testing.assert_allclose(chances[:, 1], 1 / (1 + np.exp(-(delta[1] - delta[0]))), atol=1e-5)
     np.testing.assert_allclose(chances.sum(1), 1, atol=1e-6)
 

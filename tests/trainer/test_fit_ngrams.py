@@ -12,13 +12,13 @@ from sklearn.metrics import roc_auc_score
 from scorers.errors import ScorerFileError
 from scorers.ngrams import COLUMNS, ngram_columns, read_ngrams
 from scorers.runtime.difficulty import DifficultyHead
-from scorers.runtime.heads import read_scorer_file
+from scorers.runtime.heads import ScorerFile, read_scorer_file
 from scorers.runtime.mf import MatrixFactorisation
 from scorers.runtime.words import WordReading
 from trainer.fit_ngrams import SHARE, fit_ngrams
 
 # A factorisation of two models on vectors of three dimensions, and a classifier's two heads.
-SHAPES = {"v": (2, 2), "W1": (2, 3), "b": (2,), "w2": (2,), "a": (2,), "u": (3,), "c": (1,), "c2": (2,)}
+SHAPES = {"v": (2, 2), "W1": (2, 3), "b": (2,), "w2": (2,), "a": (2,), "u": (3,), "c": (), "c2": (2,)}
 
 HARD, EASY = ("entropy", "tensor", "estoppel"), ("apple", "river", "colour")
 
@@ -55,7 +55,9 @@ def test_words_tell_what_is_hard_and_serving_reads_the_same(tmp_path: Path) -> N
     calm = np.abs(1 / (1 + np.exp(-logits[:, 1])) - 0.9)
     assert calm.mean() < 0.1
     zero = {name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}
-    factorisation = MatrixFactorisation.fold({**zero, **tensors}, ["w", "s"], ["w", "s"], "correctness")
+    factorisation = MatrixFactorisation.read(
+        ScorerFile(tmp_path / "mf", {**zero, **tensors}, {}), ["w", "s"], ["w", "s"], "correctness"
+    )
     nothing = np.zeros((len(new), 3), np.float32)
     chances = 1 / (1 + np.exp(-SHARE * logits))
     np.testing.assert_allclose(factorisation.adequacy(nothing, new), chances, atol=1e-5)
@@ -71,12 +73,12 @@ def test_words_tell_what_is_hard_and_serving_reads_the_same(tmp_path: Path) -> N
 def test_tensors_that_do_not_fit_are_named() -> None:
     tensors = fit_ngrams(*prompts_of(40, 2)).tensors()
     with pytest.raises(
-        ScorerFileError, match=r"mf: tensor 'ngrams\.weight' has shape \(2, 32768\), \(3, 32768\)"
+        ScorerFileError, match=r"mf: tensor 'ngrams\.weight' has shape \(2, 32768\), expected \(3, 32768\)"
     ):
-        WordReading.read(tensors, 3)
+        WordReading.read(ScorerFile(Path("mf"), tensors, {}), 3)
     del tensors["ngrams.idf"]
     with pytest.raises(ScorerFileError, match=r"'ngrams\.idf' is missing"):
-        WordReading.read(tensors, 2)
+        WordReading.read(ScorerFile(Path("mf"), tensors, {}), 2)
 
 
 def test_one_class_teaches_its_base_rate_and_shares_count_by_halves() -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from routing.errors import ExamplesError
+from scorers.runtime.heads import ScorerFile
 from scorers.runtime.mf import MatrixFactorisation as FoldedMf
 from scorers.tokenizer import TokenIds
 from trainer.budget import plan_run
@@ -223,7 +224,7 @@ def test_export_folds_the_standardisation_in() -> None:
     outcomes = noisy_outcomes(200, 1.0)
     outcomes = Outcomes(outcomes.vectors * 3 + 1, outcomes.quality)
     model = fit_mf(outcomes, (0, 1), "correctness", blocks=((8, 1.0, False), (4, 0.5, True))).model
-    served = FoldedMf.fold(model.export(), ["w", "s"], ["w", "s"], "correctness")
+    served = FoldedMf.read(ScorerFile(Path("mf"), model.export(), {}), ["w", "s"], ["w", "s"], "correctness")
     with torch.no_grad():
         wanted = model.score_table(torch.from_numpy(outcomes.vectors)).numpy()
     np.testing.assert_allclose(served.logits(outcomes.vectors), wanted, atol=1e-4)

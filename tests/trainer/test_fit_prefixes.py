@@ -48,7 +48,7 @@ def rows() -> list[Example]:
 def fitted(rows: list[Example]) -> FittedStack:
     """A stack whose verdicts of the whole are known, and whose prompt heads say nothing."""
     nothing = np.zeros(N_COLUMNS)
-    dimension = 2 * resolve_encoder("minilm").dimension
+    dimension = resolve_encoder("minilm").dimension
     kernel = KernelReading(nothing, nothing, np.zeros((0, N_COLUMNS)), np.zeros(0), 1.0, 0)
     stack = AnswerStack(
         np.zeros((3, dimension)), np.zeros(3), fit_trees(np.zeros((20, 2)), np.ones(20), np.ones(20), 0),
