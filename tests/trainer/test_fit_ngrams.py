@@ -55,9 +55,9 @@ def test_words_tell_what_is_hard_and_serving_reads_the_same(tmp_path: Path) -> N
     calm = np.abs(1 / (1 + np.exp(-logits[:, 1])) - 0.9)
     assert calm.mean() < 0.1
     zero = {name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}
-    factorisation = MatrixFactorisation.read(
-        ScorerFile(tmp_path / "mf", {**zero, **tensors}, {}), ["w", "s"], ["w", "s"], "correctness"
-    )
+    save_file({**zero, **tensors}, tmp_path / "mf.safetensors")
+    file = read_scorer_file(tmp_path / "mf.safetensors")
+    factorisation = MatrixFactorisation.read(file, ["w", "s"], ["w", "s"], "correctness")
     nothing = np.zeros((len(new), 3), np.float32)
     chances = 1 / (1 + np.exp(-SHARE * logits))
     np.testing.assert_allclose(factorisation.adequacy(nothing, new), chances, atol=1e-5)
