@@ -128,11 +128,7 @@ def _parser() -> argparse.ArgumentParser:
         default="gain",
         help="two heads, or P(strong does better)",
     )
-    add(
-        "--difficulty-tuning",
-        default="lora",
-        help="frozen, lora, top-K or full; auto: two thirds of the layers from 2,000 prompts on, else lora",
-    )
+    add("--difficulty-tuning", default="lora", help="frozen, lora, top-K or full")
     add("--evaluator-tuning", default="lora", help="frozen, lora, top-K or full")
     add("--evaluator-head", choices=("scalar", "softmax"), default="scalar")
     add("--lora-rank", type=int, default=8)

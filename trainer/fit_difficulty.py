@@ -1,7 +1,7 @@
 """Fits the difficulty classifier on the pair's prompts, starting from the matrix factorisation's probes.
 
-Adapters in every layer by default; `auto` trains the upper two thirds of the layers in full where a table has
-thousands of prompts, which did not help on MMLU (`LOG.md`). Minutes on two cores: see `trainer/budget.py`.
+Adapters in every layer by default; layers in full did not help, even with thousands of prompts (`LOG.md`).
+Minutes on two cores: see `trainer/budget.py`.
 The validation loss counts both heads, and the start is validated too, so fine-tuning that only hurts leaves
 the probes as they were.
 """
@@ -29,7 +29,6 @@ from trainer.loop import LoopSettings, TrainingLog, train
 
 VALIDATION_ROWS, SCALE_ROWS = 1000, 256
 FROZEN_SHARES = (0.0, 0.25, 0.5, 0.75)
-LAYERS_FROM_PROMPTS = 2000  # to train on; fewer train adapters
 # Rate of the encoder's top layer, share of it a layer further down, epochs: by what trains.
 _ADAPTERS, _LAYERS = (5e-4, 1.0, 3), (8e-5, 0.9, 2)
 
@@ -38,9 +37,7 @@ _ADAPTERS, _LAYERS = (5e-4, 1.0, 3), (8e-5, 0.9, 2)
 class DifficultySettings:
     """`outputs` 2: both tiers' chances (default); 1: P(strong should answer). `minutes` bounds the run.
 
-    `tuning` lora: adapters; auto: the upper two thirds of the layers in full from 2,000 prompts on, else
-    adapters.
-    `max_epochs` and `encoder_lr` None: what goes with the tuning.
+    `tuning` is one of `scorers.torch.encoder.TUNINGS`; `max_epochs` and `encoder_lr` None: what goes with it.
     """
 
     tuning: str = "lora"
@@ -60,7 +57,6 @@ class DifficultySettings:
 class FittedDifficulty:
     """The trained classifier, what it did, and what it was allowed to read."""
 
-    tuning: str
     model: DifficultyClassifier
     log: TrainingLog
     plan: Plan
@@ -90,9 +86,8 @@ def fit_difficulty(
     """
     torch.manual_seed(settings.seed)
     tokenizer = TextTokenizer.of(folder, settings.max_tokens)
-    tuning = choose_tuning(settings.tuning, len(fit[0]), folder)
-    rate, decay, epochs = _ADAPTERS if tuning in ("lora", "frozen") else _LAYERS
-    encoder = TextEncoder(folder, tuning, settings.rank, lora_layers=settings.lora_layers)
+    rate, decay, epochs = _ADAPTERS if settings.tuning in ("lora", "frozen") else _LAYERS
+    encoder = TextEncoder(folder, settings.tuning, settings.rank, lora_layers=settings.lora_layers)
     model = DifficultyClassifier(encoder, settings.outputs)
     rows = prompt_rows(*fit, tokenizer, settings.outputs)
     model.start_from(*start, last_layer_scale(model, rows, tokenizer))
@@ -140,7 +135,7 @@ def fit_difficulty(
     tried = _try_shares(*logits_of(), started) if log.best_step else {0.0: log.best}
     model.frozen_share = min(tried, key=lambda share: tried[share])
     losses = {f"{share:g}": round(loss, 6) for share, loss in tried.items()}
-    return FittedDifficulty(tuning, model, log, plan, losses)
+    return FittedDifficulty(model, log, plan, losses)
 
 
 def last_layer_scale(
@@ -154,14 +149,6 @@ def last_layer_scale(
     vectors = torch.cat(found).numpy()
     own = standardiser(vectors, [(vectors.shape[1], 1.0, False)])
     return own.centre.astype(np.float32), own.scale.astype(np.float32)
-
-
-def choose_tuning(tuning: str, n_prompts: int, folder: EncoderFolder) -> str:
-    """What `auto` means for so many prompts and this encoder."""
-    if tuning != "auto":
-        return tuning
-    layers = int(folder.read_config()["num_hidden_layers"])
-    return f"top-{max(1, 2 * layers // 3)}" if n_prompts >= LAYERS_FROM_PROMPTS else "lora"
 
 
 def _left_out_logits(

@@ -128,7 +128,6 @@ def fit_difficulty_part(data: FitInput, parts: Parts, conditions: Conditions) ->
     }
     part.log = {
         **fitted.log.to_dict(),
-        "tuning": fitted.tuning,
         "sample": fitted.plan.to_dict(),
         "frozen_share": fitted.model.frozen_share,
         "frozen_tried": fitted.frozen_tried,
