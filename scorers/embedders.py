@@ -3,8 +3,7 @@
     openai:text-embedding-3-large              api.openai.com (OPENAI_BASE_URL), key OPENAI_API_KEY
     http://host:8001/v1#bge-small              any compatible server; key UPSHIFT_EMBEDDINGS_API_KEY
 
-Blocking, on purpose: the batcher's worker thread and the trainer call it, the event loop never does. A
-bundle names its encoder, so a key that happens to be set changes nothing. Vectors come back in the order
+A bundle names its encoder, so a key that happens to be set changes nothing. Vectors come back in the order
 asked, normalised to unit length.
 """
 
@@ -13,19 +12,15 @@ from __future__ import annotations
 import base64
 import json
 import os
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from scorers.errors import EncoderError
+from scorers.server import MAX_INPUT_CHARS, ScorerServer
 
 _OPENAI_PREFIX = "openai:"
-_RETRIED_STATUS = (408, 429, 500, 502, 503, 504)
-MAX_INPUT_CHARS = 24_000  # about 8,000 tokens, the limit of text-embedding-3
 
 
 class Embedder(Protocol):
@@ -44,7 +39,7 @@ def is_remote(name: str) -> bool:
 
 
 class HttpEmbedder:
-    """POST /embeddings in batches, with a deadline a call and retries on 429 and 5xx."""
+    """POST /embeddings in batches."""
 
     def __init__(
         self,
@@ -57,13 +52,14 @@ class HttpEmbedder:
         attempts: int = 4,
     ) -> None:
         """`dimension` 0: learnt from the first reply; else a reply of another one is refused."""
-        self.base_url = base_url.rstrip("/")
         self.model = model
         self.dimension = dimension
-        self._api_key = api_key
         self._batch_rows = batch_rows
-        self._timeout_s = timeout_s
-        self._attempts = attempts
+        self._server = ScorerServer(base_url, api_key, timeout_s, attempts)
+
+    @property
+    def base_url(self) -> str:
+        return self._server.base_url
 
     @classmethod
     def from_name(cls, name: str, dimension: int = 0, **settings: Any) -> HttpEmbedder:
@@ -91,8 +87,8 @@ class HttpEmbedder:
 
     def _embed_batch(self, texts: Sequence[str]) -> np.ndarray:
         inputs = [text[:MAX_INPUT_CHARS] or " " for text in texts]  # an empty input is a 400
-        body = json.dumps({"model": self.model, "input": inputs, "encoding_format": "float"}).encode()
-        rows = self._parse(self._post(body), len(texts))
+        body = {"model": self.model, "input": inputs, "encoding_format": "float"}
+        rows = self._parse(self._server.ask("/embeddings", body), len(texts))
         if not self.dimension:
             self.dimension = rows.shape[1]
         if rows.shape[1] != self.dimension:
@@ -101,28 +97,6 @@ class HttpEmbedder:
                 f"expected {self.dimension}"
             )
         return rows
-
-    def _post(self, body: bytes) -> bytes:
-        headers = {"content-type": "application/json"}
-        if self._api_key:
-            headers["authorization"] = f"Bearer {self._api_key}"
-        url = f"{self.base_url}/embeddings"
-        for attempt in range(1, self._attempts + 1):
-            try:
-                request = urllib.request.Request(url, body, headers)
-                with urllib.request.urlopen(request, timeout=self._timeout_s) as reply:
-                    data: bytes = reply.read()
-                    return data
-            except urllib.error.HTTPError as exc:
-                with exc:
-                    detail = exc.read(300).decode("utf-8", "replace")
-                if exc.code not in _RETRIED_STATUS or attempt == self._attempts:
-                    raise EncoderError(f"{url} answered {exc.code}: {detail}") from exc
-            except (OSError, ValueError) as exc:  # refused, timed out, broken, no URL
-                if attempt == self._attempts:
-                    raise EncoderError(f"{url} cannot be reached: {exc}") from exc
-            time.sleep(min(0.25 * 2**attempt, 8.0))
-        raise AssertionError("unreachable")
 
     def _parse(self, reply: bytes, n: int) -> np.ndarray:
         try:

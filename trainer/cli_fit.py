@@ -102,7 +102,11 @@ def _parser() -> argparse.ArgumentParser:
         default=DEFAULT_ENCODER,
         help="query vectors: minilm, openai:MODEL, URL#MODEL, folder or hub name",
     )
-    add("--evaluator-encoder", default=DEFAULT_ENCODER, help="minilm, a folder or a hub name")
+    add(
+        "--evaluator-encoder",
+        default=DEFAULT_ENCODER,
+        help="minilm, a folder or a hub name; URL#MODEL: a classifier that is served (/classify)",
+    )
     add("--max-minutes", type=_positive, default=MINUTES, help="bound on training (rows are sampled to fit)")
     add("--hard-stop", action="store_true", help="cut training by the clock; the bundle then depends on it")
     add(

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save as encode_tensors
 
+from scorers.classifier import HttpClassifier
 from scorers.embedders import is_remote
-from scorers.encoders import EncoderFolder, resolve_encoder
+from scorers.encoders import DEFAULT_ENCODER, EncoderFolder, resolve_encoder
 from scorers.features import FEATURE_NAMES
 from scorers.prompt_features import N_PROMPT_FEATURES, PROMPT_FEATURES
 from scorers.runtime.query import PARTS
@@ -48,7 +49,8 @@ def parts_of(data: FitInput) -> dict[str, FitPart]:
     """The parts this fit consists of, in order."""
     parts: dict[str, FitPart] = {"mf": fit_mf_part}
     if data.judges:
-        parts["evaluator"] = fit_evaluator_part
+        served = is_remote(data.options.evaluator_encoder)
+        parts["evaluator"] = served_evaluator_part if served else fit_evaluator_part
     if data.options.difficulty:
         parts["difficulty"] = fit_difficulty_part
     return parts
@@ -95,7 +97,8 @@ def fit_mf_part(data: FitInput, _: Parts, conditions: Conditions) -> Part:
 
 def fit_difficulty_part(data: FitInput, parts: Parts, conditions: Conditions) -> Part:
     options = data.options
-    name = options.evaluator_encoder if is_remote(options.encoder) else options.encoder
+    names = (options.encoder, options.evaluator_encoder, DEFAULT_ENCODER)
+    name = next(name for name in names if not is_remote(name))  # it is fine-tuned, and so runs here
     folder = resolve_encoder(name)
     share = DIFFICULTY_SHARE if data.judges else DIFFICULTY_ALONE_SHARE
     minutes = options.max_minutes * share
@@ -176,6 +179,13 @@ def fit_evaluator_part(data: FitInput, _: Parts, conditions: Conditions) -> Part
         },
     }
     return part
+
+
+def served_evaluator_part(data: FitInput, _: Parts, conditions: Conditions) -> Part:
+    """An evaluator that runs on a server: nothing to fit but its calibration."""
+    name = data.options.evaluator_encoder
+    HttpClassifier.from_name(name)
+    return Part(entry={"encoder": {"name": name, "sha256": "remote", "max_tokens": 0}})
 
 
 def _encode_unseen(rows: Sequence[Example], stack: FittedStack) -> bytes:

@@ -13,6 +13,7 @@ from typing import Any
 
 from routing.bundle import ANY_MODEL, Bundle
 from routing.errors import BundleError
+from scorers.embedders import is_remote
 
 CARD = "MODEL_CARD.md"
 _FIGURES = ("apgr", "auroc", "adequacy_auroc", "ece", "calls_saved_at_95", "cost_at_95")
@@ -81,7 +82,8 @@ def _scorers(bundle: Bundle, verdict: object | None) -> str:
     lines = []
     for name, entry in bundle.scorers.items():
         encoder = entry["encoder"]
-        lines.append(f"- {name}: encoder `{encoder['name']}` (sha256 {encoder['sha256'][:12]})")
+        pinned = "served there" if is_remote(encoder["name"]) else f"sha256 {encoder['sha256'][:12]}"
+        lines.append(f"- {name}: encoder `{encoder['name']}` ({pinned})")
     lines.append(f"- arithmetic: {verdict or 'fp32; int8 was not tried'}")
     lines.append("- serving needs these encoders' files (see README), and neither torch nor transformers")
     return "\n".join(lines)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from scorers.answer import AnswerLike
+from scorers.classifier import HttpClassifier
 from scorers.embedders import HttpEmbedder, is_remote
 from scorers.encoders import EncoderFolder, resolve_encoder
 from scorers.errors import ScorerFileError, ScoringFailed
@@ -60,8 +61,9 @@ class PromptScores:
 
 @dataclass(frozen=True, slots=True)
 class BundleScorers:
-    """All scorers of one bundle. `evaluator` is None in a bundle that was fitted without answers; `stack` is
-    None where the evaluator's network judges alone; `prefixes` reads answers that have not ended."""
+    """All scorers of one bundle. Answers are judged by `served`, an evaluator that runs elsewhere, or by
+    `evaluator` with `stack` (None where the network judges alone), or by none in a bundle that was fitted
+    without answers; `prefixes` reads answers that have not ended."""
 
     query: QueryVectors
     mf: MatrixFactorisation
@@ -71,6 +73,12 @@ class BundleScorers:
     neighbours: Neighbours | None = None
     prefixes: PrefixReader | None = None
     judged: Neighbours | None = None
+    served: HttpClassifier | None = None
+
+    @property
+    def judges(self) -> bool:
+        """Whether it can score answers."""
+        return self.evaluator is not None or self.served is not None
 
     def score_prompts(self, prompts: Sequence[str], difficulty: bool = True) -> PromptScores:
         """Without `difficulty` the classifier, another pass of an encoder, is left alone.
@@ -96,8 +104,10 @@ class BundleScorers:
 
         Raises `ScoringFailed` in a bundle without evaluator.
         """
-        if self.evaluator is None:
+        if not self.judges:
             raise ScoringFailed("this bundle has no evaluator: it was fitted on a table without answers")
+        if self.served is not None:
+            return self.served.adequacy(pairs)
         features = features_of(pairs)
         begun = np.array([answer.finish_reason is None for _, answer in pairs], dtype=bool)
         if self.prefixes is None or not begun.any():
@@ -146,8 +156,10 @@ def load_scorers(
     query = _open_query(mf_entry, sessions)
     difficulty_entry = manifest_scorers.get("difficulty")
     evaluator_entry = manifest_scorers.get("evaluator")
-    evaluator, stack, prefixes = None, None, None
-    if evaluator_entry:
+    evaluator, stack, prefixes, served = None, None, None, None
+    if evaluator_entry and is_remote(name := _encoder_name(evaluator_entry)):
+        served = HttpClassifier.from_name(name)
+    elif evaluator_entry:
         evaluator, stack, prefixes = _load_evaluator(folder, evaluator_entry, sessions)
     mf = _load_mf(folder, mf_entry, query.dimension)
     near = read_scorer_file(folder / NEIGHBOURS) if (folder / NEIGHBOURS).exists() else None
@@ -161,6 +173,7 @@ def load_scorers(
         stack=stack,
         neighbours=None if near is None else Neighbours.read(near),
         prefixes=prefixes,
+        served=served,
         judged=None if near is None else Neighbours.read(near, JUDGED),
     )
 
@@ -309,6 +322,10 @@ def _check_names(entry: Mapping[str, Any], key: str, names: Sequence[str]) -> No
         raise ScorerFileError(
             f"manifest field scorers.evaluator.{key} differs from this version's in {', '.join(changed)}"
         )
+
+
+def _encoder_name(entry: Mapping[str, Any]) -> str:
+    return str(_field(_field(entry, "evaluator", "encoder"), "evaluator.encoder", "name"))
 
 
 def _entry(scorers: Mapping[str, Any], name: str) -> Mapping[str, Any]:
