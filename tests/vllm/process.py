@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.server_process import ServerProcess, pick_port
 
 
-def vllm_process(python: Path, model_folder: Path, model: str, log: Path) -> ServerProcess:
+def vllm_process(
+    python: Path, model_folder: Path, model: str, log: Path, options: Sequence[str] = ()
+) -> ServerProcess:
     """Start vLLM on a model folder with as little memory and start-up as it can do with (about 1 GB each)."""
     port = pick_port()
     command = [
@@ -28,6 +31,7 @@ def vllm_process(python: Path, model_folder: Path, model: str, log: Path) -> Ser
         ),
         *("--enforce-eager", "--max-model-len", "512", "--max-num-seqs", "16"),
         *("--max-num-batched-tokens", "512", "--kv-cache-memory-bytes", str(64 << 20)),
+        *options,
     ]
     environment = {
         "HF_HUB_OFFLINE": "1",
