@@ -6,7 +6,8 @@ to the longest of the batch. Ours is `EncoderSession.pool`, which every scorer r
 that lengths are exact; the heads cost microseconds. Rounds take turns, CPU time of the best one is read:
 other work on the machine can only add to it.
 
-The pre-route row asks `LocalScores.prompt`, MF and all, for prompts of 64 tokens that were never seen before.
+The evaluator's rows are of a bundle's whole evaluator (`bench/judging.py`). The pre-route row asks
+`LocalScores.prompt`, MF and all, for prompts of 64 tokens that were never seen before.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.judging import judging_runs
 from bench.processes import REPOSITORY
 from proxy.local_scores import LocalScores
 from routing.bundle import open_bundle
@@ -100,6 +102,21 @@ def print_encoders(encoder: str, threads: int, rows: int, rounds: int) -> None:
     print(f"\ncosine of int8 and fp32 vectors, lowest of 32: {(one * other).sum(axis=1).min():.3f}")
 
 
+def print_judging(encoder: str, bundle: Path, threads: int, rows: int, rounds: int) -> None:
+    """A bundle's evaluator as a whole."""
+    draw = np.random.default_rng(1)
+    cases = {"32 to 512 tokens": draw.integers(32, 513, rows).tolist(), "256 tokens": [256] * rows}
+    head = "pair | CPU ms/pair | pairs/s | beside loop | beside padded"
+    print(f"| {bundle.name}'s evaluator, {threads} threads | {head} |")
+    print("|---|---|---|---|---|---|")
+    for case, lengths in cases.items():
+        baseline = torch_runs(encoder, threads, make_inputs(lengths))
+        best = best_of(baseline | judging_runs(bundle, threads, lengths), rounds)
+        for name, (cpu, wall) in best.items():
+            ratios = [f"{best[f'torch, {base}'][0] / cpu:.2f}x" for base in ("loop", "padded")]
+            print(f"| {name} | {case} | {cpu / rows * 1e3:.1f} | {rows / wall:.1f} | {' | '.join(ratios)} |")
+
+
 async def print_pre_route(bundle_path: Path, int8: bool, prompts: int) -> None:
     """One at a time, then 16 under way."""
     bundle = open_bundle(bundle_path, TEXT_TEMPLATE)
@@ -140,10 +157,10 @@ def _prompts(count: int) -> list[str]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Prints two tables."""
+    """Prints three tables."""
     parser = argparse.ArgumentParser(prog="python -m bench scorers", description=__doc__)
     parser.add_argument("--encoder", default="minilm")
-    parser.add_argument("--bundle", type=Path, default=BUNDLE, help="whose MF is asked")
+    parser.add_argument("--bundle", type=Path, default=BUNDLE, help="whose scorers are asked")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--texts", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
@@ -151,6 +168,8 @@ def main(argv: Sequence[str]) -> int:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     print(f"{time.strftime('%Y-%m-%d')}, load average {os.getloadavg()[0]:.1f}\n")
     print_encoders(options.encoder, options.threads, options.texts, options.rounds)
+    print()
+    print_judging(options.encoder, options.bundle, options.threads, options.texts, options.rounds)
     print("\n| pre-route, 64 tokens | p50 ms, 1 at a time | CPU ms | prompts/s, 16 under way | CPU ms |")
     print("|---|---|---|---|---|")
     for int8 in (False, True):
