@@ -4,6 +4,8 @@ What is known of a prompt (and of its answer) is put into one linear index by le
 which scores enter is chosen by cross-validation, where a richer index has the benefit of the doubt: over 144
 simulated fits on 86 and 448 prompts a useless pre-router then cost the cascade at most .006 APGR, while
 asking for proof cost a useful one up to .06 beside a weak evaluator. Whatever tells nothing may be left out.
+The difficulty classifier is asked for proof where there is a factorisation: it is another pass of an encoder
+before every request for a second opinion of the same prompt, and without it the cascade was no worse (`LOG.md`).
 g2 is a monotone regression on the answer's index; E[min(g2, t) | prompt] is an isotonic fit over bins of the
 prompt's index, one for every price t; and g1 is its value at the largest price (the tower rule), so that the
 three actions are compared on one and the same estimate.
@@ -27,19 +29,19 @@ _BINS = 16
 _MIN_BIN_ROWS = 40
 _FOLDS = 5
 _RIDGE = 1e-3  # of a column's variance
-_BENEFIT = 0.5  # of the doubt, in standard errors; see the docstring
+_BENEFIT, _PROOF = 0.5, 2.0  # of the doubt, and what a second encoder must win by; in standard errors
 _BLEND = 0.05  # share of the line in a monotone table: keeps it strictly increasing
 
 # Candidates from simple to rich, as the terms of `Weights` that may be non-zero.
 _PROMPT_TERMS: tuple[tuple[str, ...], ...] = ((), ("mf",), ("difficulty",), ("mf", "difficulty"))
 _ANSWER_TERMS: tuple[tuple[str, ...], ...] = (
     ("mf",),
-    ("difficulty",),
     ("fail",),
     ("fail", "mf"),
+    ("fail", "mf", "fail_mf"),
+    ("difficulty",),
     ("fail", "difficulty"),
     ("fail", "mf", "difficulty"),
-    ("fail", "mf", "fail_mf"),
     ("fail", "difficulty", "fail_difficulty"),
 )
 
@@ -89,7 +91,8 @@ def _choose_index(
 ) -> tuple[Weights, Floats]:
     """The linear index with the least cross-validated squared error.
 
-    In order of the candidates, a later one is taken unless it is worse by half a standard error.
+    In order of the candidates, a later one is taken unless it is worse by half a standard error; one with the
+    difficulty classifier, beside a factorisation, if it is better by two.
     """
     best: tuple[str, ...] | None = None
     best_errors: Floats | None = None
@@ -105,7 +108,8 @@ def _choose_index(
             errors[~train] = (gap[~train] - values[~train] - base) ** 2
         if best_errors is not None:
             win = best_errors - errors
-            if win.mean() <= -_BENEFIT * win.std() / math.sqrt(gap.size):
+            second = "mf" in columns and any(term.endswith("difficulty") for term in terms)
+            if win.mean() <= (_PROOF if second else -_BENEFIT) * win.std() / math.sqrt(gap.size):
                 continue
         best, best_errors = terms, errors
     if best is None:  # the evaluator ranks backwards: keep its direction, with hardly any weight
