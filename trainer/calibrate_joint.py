@@ -5,7 +5,7 @@ which scores enter is chosen by cross-validation, where a richer index has the b
 simulated fits on 86 and 448 prompts a useless pre-router then cost the cascade at most .006 APGR, while
 asking for proof cost a useful one up to .06 beside a weak evaluator. Whatever tells nothing may be left out.
 The difficulty classifier is asked for proof where there is a factorisation: it is another pass of an encoder
-before every request for a second opinion of the same prompt, and without it the cascade was no worse (`LOG.md`).
+before every request for a second opinion of the same prompt, and the cascade was no worse without (`LOG.md`).
 g2 is a monotone regression on the answer's index; E[min(g2, t) | prompt] is an isotonic fit over bins of the
 prompt's index, one for every price t; and g1 is its value at the largest price (the tower rule), so that the
 three actions are compared on one and the same estimate.

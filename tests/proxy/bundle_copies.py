@@ -20,7 +20,7 @@ _SCORES = "calibration_scores.safetensors"
 def light_copy(
     folder: Path, note: str = "", scores: dict[str, Any] | None = None, threshold: float = 0.3
 ) -> Bundle:
-    """Its MF pre-router alone; another `note`, `threshold` or calibration `scores` are another version."""
+    """Its MF pre-router alone, for any prompt; other `note`, `threshold` or `scores` are another version."""
     shutil.copytree(DEMO, folder)
     bundle = open_bundle(folder, TEXT_TEMPLATE)
     policy = {**bundle.read_json("policy.json"), "default": "mf", "joint": [], "early": {}, "note": note}
@@ -32,7 +32,7 @@ def light_copy(
         if name in ("gain_raw", "prompt_chars", "q_weak", "q_strong")
     }
     files = {"policy.json": json.dumps(policy).encode(), _SCORES: save({**found, **(scores or {})})}
-    gone = ("evaluator.safetensors", "difficulty.safetensors")
+    gone = ("evaluator.safetensors", "difficulty.safetensors", "familiar.json", "familiar.safetensors")
     return rewrite_bundle(bundle, files, {"scorers": kept}, gone)
 
 
