@@ -158,8 +158,8 @@ def growth(memory_mib: list[float]) -> float:
 
 @pytest.mark.timeout(180)
 async def test_soak(tmp_path):
-    """20 s, 100 clients."""
-    books = await soak(100, 20.0, str(tmp_path))
+    """60 s, 200 clients."""
+    books = await soak(200, 60.0, str(tmp_path))
     assert sum(books.outcomes.values()) > 200
     assert books.outcomes["error"] > 0
     assert growth(books.memory_mib) < 1.15
