@@ -46,7 +46,7 @@ class LocalScores:
 
     async def warm(self) -> None:
         await self.prompt(_WARM_TEXT)
-        if self._raw.judges:
+        if self._raw.evaluator is not None:
             await self.answer(_WARM_TEXT, Answer(_WARM_TEXT))
 
     async def close(self) -> None:

@@ -26,6 +26,8 @@ BATCH_ROWS = 32
 class HttpClassifier:
     """P(adequate) of answers from a server."""
 
+    lengths: tuple[int, ...] = ()  # of beginnings: there are no heads for any
+
     def __init__(self, server: ScorerServer, model: str) -> None:
         self.server = server
         self.model = model

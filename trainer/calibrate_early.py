@@ -118,7 +118,7 @@ def score_prefixes(
     """Raw scores of the prefixes of at most 2,000 answers, at those of `CHECKPOINTS` that are asked for
     (None: all that the bundle has a head for, else `SPARSE`)."""
     if checkpoints is None:
-        checkpoints = SPARSE if scorers.prefixes is None else set(scorers.prefixes.lengths)
+        checkpoints = set(scorers.evaluator.lengths if scorers.evaluator else ()) or SPARSE
     by_id = {row.prompt_id: row for row in pairs.weak}
     rows = np.arange(min(len(scored), _MOST_ROWS), dtype=np.int64)
     examples: list[Example] = [by_id[scored.prompt_id[row]] for row in rows]

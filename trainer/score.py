@@ -49,7 +49,7 @@ def score_table(
     scorers: BundleScorers, pairs: PairTable, progress: Progress = no_progress, judge: bool = True
 ) -> ScoredPairs:
     """`score_pairs` with scorers that are loaded already. Raises `ScoringError`."""
-    judged = judge and scorers.judges and pairs.has_answers
+    judged = judge and scorers.evaluator is not None and pairs.has_answers
     gain, weak_adequate, difficulty, adequate = [], [], [], []
     for start in range(0, len(pairs), CHUNK_ROWS):
         rows = pairs.weak[start : start + CHUNK_ROWS]

@@ -29,7 +29,13 @@ CONTRACT: dict[str, list[str]] = {
     "shadow": ["outcome"], "live_quality": ["bound"], "drift": ["signal"], "log_rows_dropped": [],
     "certificate_valid_until_seconds": [], "in_flight_requests": [], "policy_info": ["version"],
 }  # fmt: skip
-PROMPTS = ["Find 17 + 28.", "Today is Friday. What day is it in 9 days?", "hello", "Spell 'lamp' backwards."]
+# Of the embedded pair's kinds, but for one that is unlike them.
+PROMPTS = [
+    "Calculate 7 + 28.",
+    "Today is Friday. What day is it in 2 days?",
+    "hello",
+    "Write 'tub' in reverse.",
+]
 
 
 def test_every_name_of_the_contract_is_there() -> None:

@@ -21,6 +21,7 @@ from scorers.prompt_features import PROMPT_FEATURES, features_of_prompts
 from scorers.runtime.difficulty import DifficultyHead
 from scorers.runtime.graph import build_graph
 from scorers.runtime.heads import ScorerFile, read_scorer_file
+from scorers.runtime.local_evaluator import LocalEvaluator
 from scorers.runtime.mf import MatrixFactorisation as ServedMf
 from scorers.runtime.query import QueryVectors, SessionEmbedder
 from scorers.runtime.scorers import BundleScorers, load_scorers
@@ -148,8 +149,10 @@ def test_softmax_head_is_the_difference_of_its_outputs(tmp_path: Path) -> None:
     with torch.no_grad():
         wanted = torch.sigmoid(model(*batch, torch.from_numpy(features_of(PAIRS)))).numpy()
     np.testing.assert_allclose(scorers.score_answers(PAIRS), wanted, atol=1e-3)
-    assert scorers.evaluator is not None
-    assert scorers.evaluator[0] is scorers.query.embedder.session  # type: ignore[attr-defined] # one session for both
+    assert isinstance(scorers.evaluator, LocalEvaluator)
+    assert scorers.evaluator.network is not None
+    one = scorers.query.embedder.session  # type: ignore[attr-defined]
+    assert scorers.evaluator.network[0] is one
     assert scorers.score_prompts(PROMPTS).difficulty is None
 
 
