@@ -8,6 +8,7 @@ come from this process (`proxy.local_scores`) or from the one that several worke
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections.abc import Sequence
 from datetime import datetime
@@ -28,9 +29,12 @@ from routing.curve import CalibrationRows
 from routing.errors import BundleError, PolicyError, ScorerError
 from routing.policy import Policy, Signals
 from routing.protocols import Answer
+from scorers.embedders import is_remote
 from scorers.errors import ScoringError
 from scorers.familiar import FAMILIAR, Familiar
 from scorers.text import TEXT_TEMPLATE
+
+_log = logging.getLogger("upshift")
 
 
 class ScoreSource(Protocol):
@@ -132,6 +136,7 @@ def load_bundle(
     Raises `BundleError` naming the file and the field.
     """
     bundle = open_bundle(path, TEXT_TEMPLATE)
+    _tell_servers(bundle)
     policy_data = dict(bundle.read_json("policy.json"))
     calibration = bundle.read_json("calibration.json")
     if routing.out_of_distribution == "score":  # told to trust the evaluator everywhere
@@ -179,6 +184,15 @@ def load_bundle(
         bundle.tiers,
         str(bundle.manifest.get("notice", "")),
     )
+
+
+def _tell_servers(bundle: Bundle) -> None:
+    """Say in the log where a bundle sends what clients write."""
+    for scorer, entry in bundle.scorers.items():
+        name = str(entry["encoder"].get("name", ""))
+        if is_remote(name):
+            what = "prompts and answers" if scorer == "evaluator" else "prompts"
+            _log.warning("bundle %s sends %s to %s", bundle.path, what, name)
 
 
 def _familiar(bundle: Bundle) -> Familiar | None:

@@ -130,7 +130,7 @@ def fit_policy(
     if prompts is not None:
         by_prompt = strategy_sweeps(prompts, calibrate_scores(prompts, maps), draft, price_ratio)
         points |= quality_points(by_prompt, prompts, quality)
-        unjudged = next((name for name in ("difficulty", "mf") if name in served), None)
+        unjudged = next((name for name in ("mf", "difficulty") if name in served), None)
     thresholds = {
         name: min(highest_threshold(name), max(1e-6, value))
         for name, value in points.items()

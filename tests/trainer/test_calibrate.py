@@ -262,4 +262,4 @@ def test_prompts_without_answers_set_what_the_prompt_alone_decides(population):
         assert mixed.maps[name].to_dict() == whole.maps[name].to_dict()
     assert mixed.maps["adequate"].to_dict() == half.maps["adequate"].to_dict()
     assert mixed.policy.default_strategy == "cascade"
-    assert (mixed.policy.unjudged, half.policy.unjudged) == ("difficulty", None)
+    assert (mixed.policy.unjudged, half.policy.unjudged) == ("mf", None)

@@ -34,10 +34,12 @@ def read_sums(body: dict[str, Any]) -> object:
     return {"data": data}
 
 
-def test_it_is_calibrated_and_served(tmp_path: Path) -> None:
-    table = write_jsonl(tmp_path / "t.jsonl", example_rows(240))
+def test_it_is_calibrated_and_served(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    table = write_jsonl(tmp_path / "t.jsonl", example_rows(180))
     with json_server(read_sums) as server:
-        options = FitOptions(difficulty=False, evaluator_encoder=f"{server.base_url}#adder")
+        options = FitOptions(
+            difficulty=False, mf_form="correctness", evaluator_encoder=f"{server.base_url}#adder"
+        )
         bundle = open_bundle(fit_bundle([table], WEAK, STRONG, tmp_path / "bundle", options))
         assert bundle.scorers["evaluator"]["encoder"]["sha256"] == "remote"
         assert "evaluator.safetensors" not in bundle.manifest["files"]
@@ -52,6 +54,7 @@ def test_it_is_calibrated_and_served(tmp_path: Path) -> None:
             return await duty.score_answers("What is 3 plus 4?", answers)
 
         right, wrong = asyncio.run(ask())
+        assert f"sends prompts and answers to {server.base_url}#adder" in caplog.text
         assert right > 0.8
         assert wrong < 0.3  # the map undid the .6
 
