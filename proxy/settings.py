@@ -283,7 +283,8 @@ def load_settings(path: Path) -> Settings:
         data: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or an escape beyond Unicode
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
+        # Not only its own: bytes that are not UTF-8, escapes beyond Unicode, a thousand brackets.
         raise SettingsError(f"{path}: not valid YAML: {error}") from error
     settings = parse_settings(data, str(path))
     return _beside(path.parent, settings)

@@ -181,7 +181,7 @@ def load_config(path: Path, from_log: str | None = None, log_days: float = 0.0) 
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as exc:
         raise SettingsError(f"{path} cannot be read: {exc}") from exc
-    except (yaml.YAMLError, UnicodeDecodeError) as exc:
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as exc:  # as `proxy.settings`
         raise SettingsError(f"{path} is not YAML: {exc}") from exc
     if not isinstance(raw, dict):
         raise SettingsError(f"{path} holds {type(raw).__name__}, a mapping was expected")
