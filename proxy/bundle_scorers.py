@@ -136,7 +136,6 @@ def load_bundle(
     Raises `BundleError` naming the file and the field.
     """
     bundle = open_bundle(path, TEXT_TEMPLATE)
-    _tell_servers(bundle)
     policy_data = dict(bundle.read_json("policy.json"))
     calibration = bundle.read_json("calibration.json")
     if routing.out_of_distribution == "score":  # told to trust the evaluator everywhere
@@ -172,6 +171,7 @@ def load_bundle(
         raise BundleError(f"{path}: {error}") from error
     if rows is not None and not policy_data.get("costs_known", True):
         rows = dataclasses.replace(rows, cost_weak=None, cost_strong=None)  # a stand-in, not money
+    _tell_servers(bundle)
     return BundleOnDuty(
         source,
         policy,
@@ -188,9 +188,9 @@ def load_bundle(
 
 def _tell_servers(bundle: Bundle) -> None:
     """Say in the log where a bundle sends what clients write."""
-    for scorer, entry in bundle.scorers.items():
-        name = str(entry["encoder"].get("name", ""))
-        if is_remote(name):
+    for scorer in ("mf", "evaluator"):  # what the difficulty classifier reads is fine-tuned, so it runs here
+        encoder = (bundle.scorers.get(scorer) or {}).get("encoder") or {}
+        if is_remote(name := str(encoder.get("name", ""))):
             what = "prompts and answers" if scorer == "evaluator" else "prompts"
             _log.warning("bundle %s sends %s to %s", bundle.path, what, name)
 
