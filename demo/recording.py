@@ -74,7 +74,9 @@ class Terminal:
         if self.pid == 0:
             fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
             os.chdir(folder)
-            environment = {**os.environ, "PS1": "$ ", "TERM": "dumb", "HISTFILE": ""}
+            # A person's shell was not started by make, which would tell its nested self's folder.
+            own = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+            environment = {**own, "PS1": "$ ", "TERM": "dumb", "HISTFILE": ""}
             os.execvpe("bash", ["bash", "--noprofile", "--norc", "-i"], environment)
 
     def take(self, step: Step) -> None:

@@ -39,6 +39,11 @@ def test_the_picture_is_of_the_committed_cast() -> None:
     assert not [node for node in root.iter() if node.tag.endswith(("script", "image", "foreignObject"))]
 
 
+def test_the_committed_cast_names_no_folder_of_the_machine() -> None:
+    assert str(CAST.parents[2]) not in CAST.read_text(encoding="utf-8")
+    assert "Entering directory" not in CAST.read_text(encoding="utf-8"), "run: make recording"
+
+
 def test_a_prompt_that_was_written_over_goes() -> None:
     events = [(0.0, "$ "), (0.1, "a"), (0.2, "\r\n"), (0.3, "$ "), (0.9, "ready\r\n"), (1.0, "$ ")]
     assert screen_lines(events, 80) == [(0.1, "$ a"), (0.9, "ready")]
