@@ -19,6 +19,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -82,39 +83,44 @@ def best_of(runs: dict[str, Work], rounds: int) -> dict[str, tuple[float, float]
     return best
 
 
-def print_encoders(encoder: str, threads: int, rows: int, rounds: int) -> None:
-    """Mixed lengths arriving together, and a fixed one."""
-    folder, draw = resolve_encoder(encoder), np.random.default_rng(1)
-    sessions = {kind: EncoderSession(folder, 512, threads, int8=kind == "int8") for kind in ("fp32", "int8")}
-    cases = {"32 to 512 tokens": draw.integers(32, 513, rows).tolist(), "256 tokens": [256] * rows}
-    print(f"| {encoder}, {threads} threads | lengths | CPU ms/text | texts/s | beside loop | beside padded |")
+def print_beside(
+    encoder: str,
+    what: str,
+    threads: int,
+    rows: int,
+    rounds: int,
+    ours: Callable[[list[int]], dict[str, Work]],
+) -> None:
+    """A table of what `ours` makes of mixed lengths arriving together, and of a fixed one, beside plain
+    PyTorch; a row is one of `what`."""
+    mixed = np.random.default_rng(1).integers(32, 513, rows).tolist()
+    cases = {"32 to 512 tokens": mixed, "256 tokens": [256] * rows}
+    print(f"| {encoder}, {threads} threads | {what} | CPU ms | {what}s/s | beside loop | beside padded |")
     print("|---|---|---|---|---|---|")
     for case, lengths in cases.items():
-        inputs = make_inputs(lengths)
-        runs = torch_runs(encoder, threads, inputs)
-        for kind, session in sessions.items():
-            runs[f"ours, {kind}"] = lambda session=session, inputs=inputs: session.pool(inputs)  # type: ignore[misc]
-        best = best_of(runs, rounds)
+        best = best_of(torch_runs(encoder, threads, make_inputs(lengths)) | ours(lengths), rounds)
         for name, (cpu, wall) in best.items():
             ratios = [f"{best[f'torch, {base}'][0] / cpu:.2f}x" for base in ("loop", "padded")]
             print(f"| {name} | {case} | {cpu / rows * 1e3:.1f} | {rows / wall:.1f} | {' | '.join(ratios)} |")
+
+
+def print_encoders(encoder: str, threads: int, rows: int, rounds: int) -> None:
+    """The encoder alone, and how near int8 comes to fp32."""
+    folder = resolve_encoder(encoder)
+    sessions = {kind: EncoderSession(folder, 512, threads, int8=kind == "int8") for kind in ("fp32", "int8")}
+
+    def ours(lengths: list[int]) -> dict[str, Work]:
+        inputs = make_inputs(lengths)
+        return {f"ours, {kind}": partial(session.pool, inputs) for kind, session in sessions.items()}
+
+    print_beside(encoder, "text", threads, rows, rounds, ours)
     one, other = (session.pool(make_inputs([64] * 32)).unit_mean() for session in sessions.values())
     print(f"\ncosine of int8 and fp32 vectors, lowest of 32: {(one * other).sum(axis=1).min():.3f}")
 
 
 def print_judging(encoder: str, bundle: Path, threads: int, rows: int, rounds: int) -> None:
     """A bundle's evaluator as a whole."""
-    draw = np.random.default_rng(1)
-    cases = {"32 to 512 tokens": draw.integers(32, 513, rows).tolist(), "256 tokens": [256] * rows}
-    head = "pair | CPU ms/pair | pairs/s | beside loop | beside padded"
-    print(f"| {bundle.name}'s evaluator, {threads} threads | {head} |")
-    print("|---|---|---|---|---|---|")
-    for case, lengths in cases.items():
-        baseline = torch_runs(encoder, threads, make_inputs(lengths))
-        best = best_of(baseline | judging_runs(bundle, threads, lengths), rounds)
-        for name, (cpu, wall) in best.items():
-            ratios = [f"{best[f'torch, {base}'][0] / cpu:.2f}x" for base in ("loop", "padded")]
-            print(f"| {name} | {case} | {cpu / rows * 1e3:.1f} | {rows / wall:.1f} | {' | '.join(ratios)} |")
+    print_beside(encoder, "pair", threads, rows, rounds, partial(judging_runs, bundle, threads))
 
 
 async def print_pre_route(bundle_path: Path, int8: bool, prompts: int) -> None:

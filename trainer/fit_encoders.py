@@ -40,11 +40,16 @@ def open_query(name: str, progress: Progress) -> tuple[QueryVectors, dict[str, A
     cache = cache_folder() / "embeddings"
     if is_remote(name):
         remote = CachedEmbedder(HttpEmbedder.from_name(name), cache, name, progress)
-        return QueryVectors(remote, REMOTE_PARTS), {"name": name, "sha256": "remote", "max_tokens": 0}
+        return QueryVectors(remote, REMOTE_PARTS), describe_remote(name)
     folder = resolve_encoder(name)
     entry = describe_encoder(folder, QUERY_TOKENS)
     key = f"{entry['sha256']} {entry['max_tokens']} {TEXT_TEMPLATE} middle, one by one"
     return QueryVectors(CachedEmbedder(LocalEmbedder(folder), cache, key, progress), FITTED_PARTS), entry
+
+
+def describe_remote(name: str) -> dict[str, Any]:
+    """A server's entry in the manifest, where an encoder's would stand."""
+    return {"name": name, "sha256": "remote", "max_tokens": 0}
 
 
 def describe_encoder(folder: EncoderFolder, max_tokens: int) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from scorers.runtime.words import SHARE
 from trainer.conditions import Conditions
 from trainer.examples import Example
 from trainer.fit_difficulty import fit_difficulty
-from trainer.fit_encoders import describe_encoder, open_query
+from trainer.fit_encoders import describe_encoder, describe_remote, open_query
 from trainer.fit_evaluator import fit_evaluator, model_offsets
 from trainer.fit_mf import Outcomes, fit_mf, quality_table, query_blocks
 from trainer.fit_ngrams import LEAST_PROMPTS, fit_ngrams
@@ -185,7 +185,7 @@ def served_evaluator_part(data: FitInput, _: Parts, conditions: Conditions) -> P
     """An evaluator that runs on a server: nothing to fit but its calibration."""
     name = data.options.evaluator_encoder
     HttpClassifier.from_name(name)
-    return Part(entry={"encoder": {"name": name, "sha256": "remote", "max_tokens": 0}})
+    return Part(entry={"encoder": describe_remote(name)})
 
 
 def _encode_unseen(rows: Sequence[Example], stack: FittedStack) -> bytes:

@@ -44,13 +44,18 @@ class LocalEvaluator:
         if entry.get("prompt_features") is not None:  # of a stack
             check_names(entry, "evaluator", "prompt_features", PROMPT_FEATURES)
         file = read_entry_file(folder, entry, "evaluator")
+
+        def network() -> tuple[EncoderSession, EvaluatorHead]:
+            tuned = sessions.open_tuned(folder, entry, "evaluator", file)
+            return tuned, EvaluatorHead.read(file, tuned.folder.dimension)
+
         if not any(name.startswith(STACK_PREFIX) for name in file.head):
-            return cls(_open_network(folder, entry, sessions))
+            return cls(network())
         plain = sessions.open(field(entry, "evaluator", "encoder"), {}, None, lower_half=True)
         stack = AnswerStack.read(file, plain.folder.dimension)
         heads = PrefixHeads.read(file)
         return cls(
-            _open_network(folder, entry, sessions) if stack.reads_network else None,
+            network() if stack.reads_network else None,
             (plain, stack),
             None if heads is None else PrefixReader(plain, stack, heads),
         )
@@ -95,13 +100,6 @@ class LocalEvaluator:
         session, head = self.network
         tokens = session.tokenizer.encode_pairs([(prompt, answer.text) for prompt, answer in pairs])
         return head.logits(session.pool(tokens), features)
-
-
-def _open_network(
-    folder: Path, entry: Mapping[str, Any], sessions: Sessions
-) -> tuple[EncoderSession, EvaluatorHead]:
-    session, file = sessions.open_head(folder, entry, "evaluator")
-    return session, EvaluatorHead.read(file, session.folder.dimension)
 
 
 def _chosen(pairs: Sequence[Pair], mask: np.ndarray) -> list[Pair]:

@@ -154,7 +154,8 @@ def _load_difficulty(
     frozen_dimension: int,
     words: WordReading | None,
 ) -> tuple[QueryVectors, DifficultyHead]:
-    session, file = sessions.open_head(folder, entry, "difficulty")
+    file = read_entry_file(folder, entry, "difficulty")
+    session = sessions.open_tuned(folder, entry, "difficulty", file)
     parts = _parts_of(entry, "difficulty", remote=False)
     query = QueryVectors(SessionEmbedder(session, layers_of(parts)), parts)
     return query, DifficultyHead.read(file, query.dimension, frozen_dimension, words)

@@ -54,14 +54,15 @@ class Sessions:
             )
         return same[max_tokens]
 
-    def open_head(
-        self, folder: Path, entry: Mapping[str, Any], scorer: str
-    ) -> tuple[EncoderSession, ScorerFile]:
-        """A scorer's file, and the encoder that it was fitted with: adapters or layers of its own."""
-        file = read_entry_file(folder, entry, scorer)
+    def open_tuned(
+        self, folder: Path, entry: Mapping[str, Any], scorer: str, file: ScorerFile
+    ) -> EncoderSession:
+        """The encoder that a scorer's `file` was fitted with: adapters in it, or layers beside it. Raises as
+        `open`."""
         weights = entry.get("weights")
-        encoder = field(entry, scorer, "encoder")
-        return self.open(encoder, file.adapters, folder / weights if weights else None), file
+        return self.open(
+            field(entry, scorer, "encoder"), file.adapters, folder / weights if weights else None
+        )
 
     def _words(self, folder: EncoderFolder, sha256: str) -> Any:
         """The word table that all sessions of an encoder share; int8 has one of its own."""
