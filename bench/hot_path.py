@@ -135,7 +135,7 @@ def _answers(peer: Peer) -> bool:
 
 
 def measure_half_load(running: Running, seconds: float) -> None:
-    """p99 at half of this server's own maximum, open loop."""
+    """p99 at half of this server's own maximum so far, open loop."""
     most = running.median("c64", "rps")
     if most > 2:
         _try_measure(running, "half", ["--connections", "256", "--rate", f"{most / 2:.1f}"], seconds)
@@ -168,9 +168,10 @@ def main(argv: Sequence[str]) -> int:
             for step, arguments in STEPS.items():
                 for running in servers:
                     _try_measure(running, step, arguments, options.seconds)
+            for running in servers:
+                measure_half_load(running, options.seconds)
         for running in servers:
             running.pss_mb = running.memory_mb()
-            measure_half_load(running, options.seconds * 2)
         print_tables(servers)
     return 0 if any(one.peer.name == "upshift" and one.slices.get("c16") for one in servers) else 1
 

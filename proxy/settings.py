@@ -202,7 +202,7 @@ class LogSettings(Section):
     """The decision log."""
 
     url: str = Field("", description="sqlite:///PATH or postgresql://USER@HOST/DATABASE; empty: off")
-    flush_interval_s: float = Field(0.5, gt=0, description="rows not yet written are lost by a crash")
+    flush_interval_s: float = Field(0.1, gt=0, description="rows not yet written are lost by a crash")
     max_queued_rows: int = Field(50_000, ge=1, description="rows beyond it are dropped and counted")
     max_queued_mib: int = Field(
         256, ge=1, description="the same for their text, where `store_text` keeps it (millions of characters)"
