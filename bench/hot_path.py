@@ -35,6 +35,12 @@ STEPS: dict[str, list[str]] = {
     "s1": ["--connections", "1", "--stream"],
     "s16": ["--connections", "16", "--stream"],
 }
+_SHORT = ["--prompt-tokens", "64", "--fresh"]
+ROUTED: dict[str, list[str]] = {  # the same prompts with the tier pinned, then routed by MF
+    "pinned1": ["--connections", "1", *_SHORT],
+    "routed1": ["--connections", "1", *_SHORT],
+    "routed16": ["--connections", "16", *_SHORT],
+}
 _START_S = 120.0
 
 
@@ -141,6 +147,14 @@ def measure_half_load(running: Running, seconds: float) -> None:
         _try_measure(running, "half", ["--connections", "256", "--rate", f"{most / 2:.1f}"], seconds)
 
 
+def measure_routed(running: Running, seconds: float) -> None:
+    """What routing adds to a prompt never seen before, where this server routes."""
+    if running.peer.routed:
+        for step, arguments in ROUTED.items():
+            model = running.peer.model if step.startswith("pinned") else running.peer.routed
+            _try_measure(running, step, ["--model", model, *arguments], seconds)
+
+
 def main(argv: Sequence[str]) -> int:
     """Exit status 1 when Upshift itself could not be measured."""
     parser = argparse.ArgumentParser(prog="python -m bench hot_path", description=__doc__)
@@ -170,6 +184,7 @@ def main(argv: Sequence[str]) -> int:
                     _try_measure(running, step, arguments, options.seconds)
             for running in servers:
                 measure_half_load(running, options.seconds)
+                measure_routed(running, options.seconds)
         for running in servers:
             running.pss_mb = running.memory_mb()
         print_tables(servers)

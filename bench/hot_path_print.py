@@ -53,6 +53,14 @@ def print_tables(servers: Sequence[Measured]) -> None:
             _number(one.median("s16", "cpu_ms_1k"), 2), _number(one.pss_mb, 0), _number(one.cold_s, 1),
         ]  # fmt: skip
         print(f"| {one.peer.name} | " + " | ".join(cells) + " |")
+    for one in servers:
+        if not math.isnan(one.median("routed1", "p50_ms")):
+            added = one.median("routed1", "p50_ms") - one.median("pinned1", "p50_ms")
+            print(
+                f"\n{one.peer.name}, 64-token prompts never seen before: routing by MF adds {added:.2f} ms "
+                f"(p50, 1 connection); {one.median('routed16', 'rps'):,.0f} prompts/s at 16 connections, "
+                f"{one.median('routed16', 'cpu_us') / 1e3:.2f} ms of CPU each"
+            )
     ours = next((one for one in servers if one.peer.name == "upshift"), None)
     if ours is None:
         return

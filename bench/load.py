@@ -16,9 +16,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count
 from urllib.parse import urlsplit
 
 import uvloop
+
+_NUMBER = b"########"  # where the number of a request stands
 
 
 @dataclass
@@ -36,8 +39,10 @@ class Tally:
 class Client(asyncio.Protocol):
     """One connection: `ask` sends the request, `on_done` hears when its answer is whole."""
 
-    def __init__(self, request: bytes, stream: bool, tally: Tally, on_done: Callable[[Client], None]) -> None:
-        self._request = request
+    def __init__(
+        self, next_request: Callable[[], bytes], stream: bool, tally: Tally, on_done: Callable[[Client], None]
+    ) -> None:
+        self._next_request = next_request
         self._stream = stream
         self._tally = tally
         self._on_done = on_done
@@ -53,7 +58,7 @@ class Client(asyncio.Protocol):
     def ask(self, since: float) -> None:
         """`since`: when the request was due (`time.perf_counter`)."""
         self._since, self._first, self._left, self._held = since, 0.0, -1, b""
-        self._transport.write(self._request)  # type: ignore[attr-defined]
+        self._transport.write(self._next_request())  # type: ignore[attr-defined]
 
     def data_received(self, data: bytes) -> None:
         if not self._first and (not self._stream or b"data:" in data):
@@ -124,9 +129,14 @@ class Load:
     async def run(self) -> dict[str, float]:
         options, loop = self._options, asyncio.get_running_loop()
         parts, request = urlsplit(options.url), _request(options)
+        numbers = count(int(time.time() * 1e3) % 10**8)  # another run's prompts may be remembered
+
+        def next_request() -> bytes:
+            return request.replace(_NUMBER, b"%08d" % next(numbers)) if options.fresh else request
+
         for _ in range(options.connections):
             await loop.create_connection(
-                lambda: self._add(Client(request, options.stream, self._tally, self._done)),
+                lambda: self._add(Client(next_request, options.stream, self._tally, self._done)),
                 parts.hostname, parts.port,
             )  # fmt: skip
         pace = asyncio.ensure_future(self._pace()) if options.rate else None
@@ -173,7 +183,7 @@ class Load:
 
 
 def _request(options: argparse.Namespace) -> bytes:
-    words = "hello " * max(1, options.prompt_tokens - 8)
+    words = "hello " * max(1, options.prompt_tokens - 8) + (_NUMBER.decode() if options.fresh else "")
     body = json.dumps({
         "model": options.model, "messages": [{"role": "user", "content": f"Say {words.strip()}."}],
         **({"stream": True} if options.stream else {}),
@@ -214,6 +224,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=0.0)
     parser.add_argument("--prompt-tokens", type=int, default=9)
     parser.add_argument("--stream", action="store_true")
+    parser.add_argument("--fresh", action="store_true", help="no prompt is sent twice")
     print(json.dumps(uvloop.run(Load(parser.parse_args()).run())))
 
 

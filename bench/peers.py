@@ -29,6 +29,7 @@ class Peer:
     model: str = MODEL
     headers: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
+    routed: str = ""  # the model name by which it routes a prompt; empty: it cannot, or not here
 
 
 def peers_folder() -> Path:
@@ -70,7 +71,7 @@ def _upshift_with_bundle(upstream: int, port: int, folder: Path) -> Peer:
     log = {"url": f"sqlite:///{folder / 'decisions-bundle.db'}"}
     config.write_text(json.dumps({**told, "log": log, "bundle": str(REPOSITORY / "demo/bundle")}))
     command = [str(config) if part.endswith("upshift.json") else part for part in plain.command]
-    return replace(plain, name="upshift, bundle", command=command)
+    return replace(plain, name="upshift-bundle", command=command, routed="upshift-mf-0.5")
 
 
 def _litellm(upstream: int, port: int, folder: Path) -> Peer | None:

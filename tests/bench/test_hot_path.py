@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -48,6 +49,34 @@ def test_streams_count_chunks(null):
 def test_open_loop_keeps_to_its_rate(null):
     figures = load(null, "--seconds", "1.0", "--connections", "8", "--rate", "50")
     assert 30 <= figures["requests"] <= 60
+
+
+def test_no_fresh_prompt_is_sent_twice():
+    seen: list[bytes] = []
+
+    class Upstream(asyncio.Protocol):
+        def connection_made(self, transport):
+            self._transport = transport
+
+        def data_received(self, data):
+            seen.append(data.split(b"\r\n\r\n", 1)[1])
+            self._transport.write(plain_answer())
+
+    async def run():
+        server = await asyncio.get_running_loop().create_server(Upstream, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        load = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "bench.load", "--url", f"http://127.0.0.1:{port}/v1/chat/completions",
+            "--fresh", "--connections", "2", "--seconds", "0.2", "--warm-s", "0.1", cwd=REPOSITORY,
+            stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        assert json.loads((await load.communicate())[0])["failures"] == 0
+        server.close()
+
+    asyncio.run(run())
+    assert len(seen) > 10
+    assert len(set(seen)) == len(seen)
+    assert all("hello" in json.loads(body)["messages"][0]["content"] for body in seen)
 
 
 def test_the_answers_are_http_and_json():
