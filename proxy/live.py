@@ -24,8 +24,8 @@ from proxy.loop.watch import LoopMemory
 from proxy.meter import open_meter
 from proxy.scorer_wire import SOCKET
 from proxy.scoring import Scorers
-from proxy.settings import NO_BUNDLE, Settings
-from proxy.starter import load_starter, tell_other_models
+from proxy.settings import Settings
+from proxy.starter import load_starter, tell_other_models, wants_scorers
 from proxy.wire import Receive, Scope, Send, send_whole
 from proxy.wire_error import ApiError
 from routing.errors import BundleError, UpshiftError
@@ -271,13 +271,14 @@ class LiveApp:
 def load_scorers(settings: Settings) -> Scorers | None:
     """The configured bundle on duty, or the starter bundle; None where neither is wanted or there. Raises
     `BundleError`."""
-    if settings.bundle == NO_BUNDLE:
+    if not wants_scorers(settings):
         return None
+    socket = _scorer_socket(settings)
     if settings.bundle is None:
-        return load_starter(settings.routing)
+        return load_starter(settings.routing, socket)
     from proxy.bundle_scorers import load_bundle
 
-    scorers = load_bundle(settings.bundle, settings.routing, scorer_socket=_scorer_socket(settings))
+    scorers = load_bundle(settings.bundle, settings.routing, scorer_socket=socket)
     tell_other_models(scorers.fitted_for, [tier.model for tier in settings.tiers])
     return scorers
 

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from proxy.settings import RoutingSettings
+from proxy.settings import NO_BUNDLE, RoutingSettings, Settings
 from routing.bundle import ANY_MODEL
 from routing.errors import BundleError
+from scorers.encoders import DEFAULT_ENCODER, resolve_encoder
 from scorers.errors import EncoderError
 
 if TYPE_CHECKING:
@@ -25,22 +26,28 @@ STARTER = Path(__file__).parent / "bundle"
 _log = logging.getLogger("upshift")
 
 
-def load_starter(routing: RoutingSettings) -> BundleOnDuty | None:
-    """The starter bundle on duty; None where its encoder's files are missing, which the log says. Raises
-    `BundleError` when it is damaged."""
+def wants_scorers(settings: Settings) -> bool:
+    """Whether a bundle is served: the one configured, or the starter bundle."""
+    return settings.bundle != NO_BUNDLE and (settings.bundle is not None or STARTER.is_dir())
+
+
+def load_starter(routing: RoutingSettings, scorer_socket: Path | None = None) -> BundleOnDuty | None:
+    """The starter bundle on duty; None where its encoder's files are missing, which the log says. With
+    `scorer_socket` its weights are loaded by the process there. Raises `BundleError` when it is damaged."""
     from proxy.bundle_scorers import load_bundle
 
-    if not STARTER.is_dir():  # a checkout that has not made it
-        return None
     try:
-        scorers = load_bundle(STARTER, routing)
-    except BundleError as error:
-        if not isinstance(error.__cause__, EncoderError):
+        if scorer_socket is not None:  # files missing there would be failing scores, not a word at the start
+            resolve_encoder(DEFAULT_ENCODER)
+        scorers = load_bundle(STARTER, routing, scorer_socket=scorer_socket)
+    except (BundleError, EncoderError) as error:
+        why = error if isinstance(error, EncoderError) else error.__cause__
+        if not isinstance(why, EncoderError):
             raise
         _log.warning(
             "no bundle was given and the starter bundle cannot be used, so every routed prompt goes to "
             "the last tier: %s",
-            error.__cause__,
+            why,
         )
         return None
     _log.warning("no bundle was given: policy %s. %s", scorers.policy.version, scorers.notice)

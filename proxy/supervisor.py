@@ -30,6 +30,7 @@ from proxy.scorer_keeper import ScorerKeeper
 from proxy.scorer_wire import SOCKET
 from proxy.server import COLD_START, LISTEN_FD, READY_FD, SUPERVISOR_PID, hear_ready
 from proxy.settings import Settings
+from proxy.starter import wants_scorers
 from proxy.usage import USAGE_DIR
 from proxy.worker import LIFE_FD, SETTINGS_FILE
 from routing.errors import SettingsError, UpshiftError
@@ -118,7 +119,7 @@ class Supervisor:
 
     def _keep_scorers(self, anew: bool = False) -> None:
         """One scorer process where there is a bundle; `anew`: another one, for the workers of a roll."""
-        if not self._settings.server.share_scorers or self._settings.bundle is None:
+        if not self._settings.server.share_scorers or not wants_scorers(self._settings):
             return
         if anew or not self._keepers:
             name = f"scorers-{time.monotonic_ns()}"

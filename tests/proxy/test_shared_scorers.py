@@ -142,6 +142,23 @@ async def test_workers_share_one_copy_and_go_on_without_it(tmp_path):
     assert not [child for child in children if child.is_running()]
 
 
+@pytest.mark.parametrize(("bundle", "copies"), [(None, 1), ("none", 0)])
+async def test_the_starter_bundle_is_shared_too_and_none_needs_no_process(tmp_path, bundle, copies):
+    async with ChaosUpstream("weak-model", "45") as upstream:
+        config = tmp_path / "upshift.yaml"
+        write_config(
+            config, {"weak": upstream.url, "strong": upstream.url}, server={"workers": 2}, bundle=bundle
+        )
+        async with server_process(config) as server, aiohttp.ClientSession() as session:
+            await server.until(lambda: server.ready_lines == 2)
+            async with session.post(f"{server.url}/v1/route", json={"prompt": PROMPTS[0]}) as reply:
+                told = await reply.json()
+            assert isinstance(told["route_score"], float) == bool(copies)
+            children = psutil.Process(server.process.pid).children(recursive=True)
+            assert len(children) == 2 + copies
+            assert len([child for child in children if _holds_weights(child)]) == copies
+
+
 def _holds_weights(process: psutil.Process) -> bool:
     return any("onnxruntime" in part.path for part in process.memory_maps())
 
