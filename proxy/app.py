@@ -50,7 +50,7 @@ from routing.protocols import Backend, DecisionLog
 
 _log = logging.getLogger("upshift")
 
-
+Close = Callable[[], Awaitable[None]]
 OnReload = Callable[[], Awaitable[bool | None]]  # whether it was done; None: it is under way
 
 
@@ -69,7 +69,7 @@ class UpshiftApp(FastAPI):
     console: Console
     ready: bool = False
     on_reload: OnReload | None = None
-    closers: Sequence[Callable[[], Awaitable[None]]] = ()  # in order
+    closers: Sequence[Close] = ()  # in order
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -170,15 +170,7 @@ def create_app(
     app.door = Door(keys, app.meter, settings.server.admin_port, gateway.refuse, gateway.cors)
     passing = PassThrough(gateway)
     embeddings = Embeddings(gateway, passing)
-    app.direct = {
-        "/v1/chat/completions": partial(gateway.serve, "chat"),
-        "/v1/completions": partial(gateway.serve, "completions"),
-        "/v1/responses": Responses(gateway, passing),
-        "/v1/embeddings": embeddings,
-        "/v1/route": route_endpoint(gateway),
-        "/v1/feedback": feedback_endpoint(gateway, decisions),
-        "/chat": ChatEndpoint(gateway),
-    }
+    app.direct = _direct_paths(gateway, passing, embeddings, decisions)
     app.edge = Edge(gateway, app.direct, StoredResponses(gateway, passing), app.serve_routes)
     add_endpoints(app, gateway, metrics, lambda: app.ready, embeddings.model)
     add_admin(app, lambda: app.on_reload)
@@ -186,7 +178,7 @@ def create_app(
     app.console = add_console(app, gateway, board)
     add_error_handlers(app)
     install_document(app, list(judge.policy.strategies))
-    closers: list[Callable[[], Awaitable[None]]] = [app.loop.close]
+    closers: list[Close] = [app.loop.close]
     if gateway.shadows is not None:
         closers.append(gateway.shadows.close)
     if canary is not None:
@@ -200,3 +192,18 @@ def create_app(
         closers.append(partial(asyncio.to_thread, tracing.close))
     app.closers = closers
     return app
+
+
+def _direct_paths(
+    gateway: Gateway, passing: PassThrough, embeddings: Embeddings, decisions: DecisionLog
+) -> dict[str, Handler]:
+    """POST requests that do not pass through FastAPI, by path."""
+    return {
+        "/v1/chat/completions": partial(gateway.serve, "chat"),
+        "/v1/completions": partial(gateway.serve, "completions"),
+        "/v1/responses": Responses(gateway, passing),
+        "/v1/embeddings": embeddings,
+        "/v1/route": route_endpoint(gateway),
+        "/v1/feedback": feedback_endpoint(gateway, decisions),
+        "/chat": ChatEndpoint(gateway),
+    }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics_core import Metric
@@ -30,95 +31,49 @@ class Metrics:
     def __init__(self, tier_names: Sequence[str]) -> None:
         self.registry = CollectorRegistry()
         self._tiers = list(tier_names)
-        registry = self.registry
-        self._requests = Counter(
-            "upshift_requests", "Requests answered.", ["api", "strategy", "outcome"], registry=registry
+        counter = partial(Counter, registry=self.registry)
+        gauge = partial(Gauge, registry=self.registry)
+        seconds = partial(Histogram, buckets=_SECONDS, registry=self.registry)
+        histogram = partial(Histogram, registry=self.registry)
+        self._requests = counter("upshift_requests", "Requests answered.", ["api", "strategy", "outcome"])
+        self._decisions = counter("upshift_decisions", "How answers came about.", ["decision", "reason"])
+        self._seconds = seconds("upshift_request_seconds", "Whole request.", ["api", "decision"])
+        self._first = seconds("upshift_time_to_first_token_seconds", "First byte of a stream.", ["decision"])
+        self.overhead = histogram(
+            "upshift_overhead_seconds", "Time that is Upshift's own.", ["stage"], buckets=_FAST_SECONDS
         )
-        self._decisions = Counter(
-            "upshift_decisions", "How answers came about.", ["decision", "reason"], registry=registry
+        self._score = histogram(
+            "upshift_score", "Scores as the policy saw them.", ["scorer"], buckets=_SCORES
         )
-        self._seconds = Histogram(
-            "upshift_request_seconds",
-            "Whole request.",
-            ["api", "decision"],
-            buckets=_SECONDS,
-            registry=registry,
+        self.scoring = ScorerMetrics(self.registry)
+        self._backend = counter("upshift_backend_requests", "Calls to backends.", ["tier", "outcome"])
+        self._backend_seconds = seconds("upshift_backend_seconds", "Calls to backends.", ["tier"])
+        self._tokens = counter("upshift_tokens", "Tokens paid for.", ["tier", "kind", "served"])
+        self._cost = counter("upshift_cost_usd", "Cost of all calls, rejected answers included.", ["tier"])
+        self._baseline = counter(
+            "upshift_baseline_cost_usd", "Cost had the strongest tier answered.", ["estimated"]
         )
-        self._first = Histogram(
-            "upshift_time_to_first_token_seconds",
-            "First byte of a stream.",
-            ["decision"],
-            buckets=_SECONDS,
-            registry=registry,
+        self._fail_open = counter("upshift_fail_open", "Scorer failures.", ["scorer", "reason"])
+        self._hedges = counter("upshift_hedges", "Races of two tiers.", ["outcome"])
+        self.feedback = counter("upshift_feedback", "Ratings by clients.", ["decision", "rating"])
+        self.rows_dropped = counter("upshift_log_rows_dropped", "Decision log rows lost.")
+        self.in_flight = gauge(
+            "upshift_in_flight_requests", "Requests being answered.", multiprocess_mode="livesum"
         )
-        self.overhead = Histogram(
-            "upshift_overhead_seconds",
-            "Time that is Upshift's own.",
-            ["stage"],
-            buckets=_FAST_SECONDS,
-            registry=registry,
-        )
-        self._score = Histogram(
-            "upshift_score", "Scores as the policy saw them.", ["scorer"], buckets=_SCORES, registry=registry
-        )
-        self.scoring = ScorerMetrics(registry)
-        self._backend = Counter(
-            "upshift_backend_requests", "Calls to backends.", ["tier", "outcome"], registry=registry
-        )
-        self._backend_seconds = Histogram(
-            "upshift_backend_seconds", "Calls to backends.", ["tier"], buckets=_SECONDS, registry=registry
-        )
-        self._tokens = Counter(
-            "upshift_tokens", "Tokens paid for.", ["tier", "kind", "served"], registry=registry
-        )
-        self._cost = Counter(
-            "upshift_cost_usd", "Cost of all calls, rejected answers included.", ["tier"], registry=registry
-        )
-        self._baseline = Counter(
-            "upshift_baseline_cost_usd",
-            "Cost had the strongest tier answered.",
-            ["estimated"],
-            registry=registry,
-        )
-        self._fail_open = Counter(
-            "upshift_fail_open", "Scorer failures.", ["scorer", "reason"], registry=registry
-        )
-        self._hedges = Counter("upshift_hedges", "Races of two tiers.", ["outcome"], registry=registry)
-        self.feedback = Counter(
-            "upshift_feedback", "Ratings by clients.", ["decision", "rating"], registry=registry
-        )
-        self.rows_dropped = Counter("upshift_log_rows_dropped", "Decision log rows lost.", registry=registry)
-        self.in_flight = Gauge(
-            "upshift_in_flight_requests",
-            "Requests being answered.",
-            multiprocess_mode="livesum",
-            registry=registry,
-        )
-        self.policy = PolicyGauges(registry)
-        self._up = Gauge(
-            "upshift_backend_up",
-            "Whether any replica of the tier takes requests.",
-            ["tier"],
+        self.policy = PolicyGauges(self.registry)
+        self._up = gauge(
+            "upshift_backend_up", "Whether any replica of the tier takes requests.", ["tier"],
             multiprocess_mode="livemin",
-            registry=registry,
-        )
-        self._circuit_open = Gauge(
-            "upshift_circuit_open",
-            "Replicas of the tier whose circuit is open or half open.",
-            ["tier"],
+        )  # fmt: skip
+        self._circuit_open = gauge(
+            "upshift_circuit_open", "Replicas of the tier whose circuit is open or half open.", ["tier"],
             multiprocess_mode="livemax",
-            registry=registry,
-        )
-        self._tier_in_flight = Gauge(
-            "upshift_backend_in_flight_requests",
-            "Calls that the tier is working on.",
-            ["tier"],
+        )  # fmt: skip
+        self._tier_in_flight = gauge(
+            "upshift_backend_in_flight_requests", "Calls that the tier is working on.", ["tier"],
             multiprocess_mode="livesum",
-            registry=registry,
-        )
-        self.retries = Counter(
-            "upshift_backend_retries", "Calls to backends that were repeats.", ["tier"], registry=registry
-        )
+        )  # fmt: skip
+        self.retries = counter("upshift_backend_retries", "Calls to backends that were repeats.", ["tier"])
         self._children: dict[tuple[object, ...], object] = {}
 
     def for_tiers(self, tier_names: Sequence[str]) -> Metrics:

@@ -21,18 +21,20 @@ from scorers.features import FEATURE_NAMES
 from scorers.prompt_features import N_PROMPT_FEATURES, PROMPT_FEATURES
 from scorers.runtime.query import PARTS
 from scorers.runtime.stack import READINGS
+from scorers.runtime.topics import LIFT
 from scorers.runtime.words import SHARE
 from trainer.conditions import Conditions
 from trainer.examples import Example
 from trainer.fit_difficulty import fit_difficulty
 from trainer.fit_encoders import describe_encoder, describe_remote, open_query
 from trainer.fit_evaluator import fit_evaluator, model_offsets
-from trainer.fit_mf import Outcomes, fit_mf, quality_table, query_blocks
+from trainer.fit_mf import Outcomes, Standardiser, fit_mf, quality_table, query_blocks, standardiser
 from trainer.fit_ngrams import LEAST_PROMPTS, fit_ngrams
 from trainer.fit_ngrams import SHARE as WORDS_SHARE
 from trainer.fit_options import FitInput
 from trainer.fit_prefixes import fit_prefix_heads
 from trainer.fit_stack import FittedStack, add_network, fit_stack
+from trainer.fit_topics import fit_topics, topic_tensors
 from trainer.work_folder import Part
 
 # Shares of the minutes; the rest is reading, embedding and scoring. The difficulty classifier has nearly
@@ -66,22 +68,20 @@ def fit_mf_part(data: FitInput, _: Parts, conditions: Conditions) -> Part:
     vectors = query.embed(list(texts.values()))
     encoder["dimension"] = query.encoder_dimension
     table = quality_table(data.table.rows, list(texts), models)
+    blocks = query_blocks(query.parts, query.encoder_dimension, N_PROMPT_FEATURES)
     fitted = fit_mf(
         Outcomes(vectors, table),
         (models.index(data.tiers[0]), models.index(data.tiers[-1])),
         options.mf_form,
         options.mf_bias,
-        blocks=query_blocks(query.parts, query.encoder_dimension, N_PROMPT_FEATURES),
+        blocks=blocks,
         seed=options.seed,
         progress=conditions.progress,
     )
     tensors = fitted.model.export()
     if fitted.form == "correctness":
         own = table[:, [models.index(tier) for tier in data.tiers]]
-        known = ~np.isnan(own).any(axis=1)
-        if known.sum() >= LEAST_PROMPTS:
-            asked = [text for text, answered in zip(texts.values(), known, strict=True) if answered]
-            tensors |= fit_ngrams(asked, own[known]).tensors()
+        tensors |= _more_readings(data, texts, vectors, own, standardiser(vectors, blocks))
     entry = {
         "file": "mf.safetensors",
         "form": fitted.form,
@@ -91,8 +91,29 @@ def fit_mf_part(data: FitInput, _: Parts, conditions: Conditions) -> Part:
         "query": list(query.parts),
         "features": list(PROMPT_FEATURES),
     }
-    log = {"form": fitted.form, "penalty": fitted.penalty, "tried": fitted.tried, "words": SHARE in tensors}
+    log = {
+        "form": fitted.form,
+        "penalty": fitted.penalty,
+        "tried": fitted.tried,
+        "words": SHARE in tensors,
+        "topics": tensors[LIFT].shape[1] if LIFT in tensors else 0,
+    }
     return Part({"mf.safetensors": encode_tensors(tensors)}, entry, log)
+
+
+def _more_readings(
+    data: FitInput, texts: Mapping[str, str], vectors: np.ndarray, quality: np.ndarray, inputs: Standardiser
+) -> dict[str, np.ndarray]:
+    """Of the prompts' words and of their topics, from thousands of `texts` by prompt id with their query
+    vectors (N, d) and the tiers' qualities (N, tiers); fewer teach them nothing."""
+    known = np.flatnonzero(~np.isnan(quality).any(axis=1))
+    if len(known) < LEAST_PROMPTS:
+        return {}
+    prompts, group_of = list(texts.items()), {row.prompt_id: row.group for row in data.table.rows}
+    tensors = fit_ngrams([prompts[at][1] for at in known], quality[known]).tensors()
+    groups = [group_of[prompts[at][0]] for at in known]
+    topics = fit_topics(vectors[known], groups, quality[known], inputs)
+    return tensors if topics is None else tensors | topic_tensors(topics)
 
 
 def fit_difficulty_part(data: FitInput, parts: Parts, conditions: Conditions) -> Part:

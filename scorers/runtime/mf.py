@@ -4,8 +4,9 @@
             = [(w2 * v_m) W1 + u] . v_q + [(w2 * v_m) . b + a_m + c]
 
 so a file is folded where it is read into one probe (d,) and one intercept per tier. The derivation
-of both forms stands in `scorers/torch/matrix_factorisation.py`. A factorisation of thousands of prompts has a
-linear reading of their words beside it (`scorers/runtime/words.py`).
+of both forms stands in `scorers/torch/matrix_factorisation.py`. A factorisation of thousands of prompts has
+beside it a linear reading of their words (`scorers/runtime/words.py`), and where they came in groups one of
+their topics (`scorers/runtime/topics.py`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 
 from scorers.errors import ScorerFileError
 from scorers.runtime.heads import ScorerFile
+from scorers.runtime.topics import TopicReading
 from scorers.runtime.words import WordReading
 
 FORMS = ("correctness", "pairwise")
@@ -35,6 +37,7 @@ class MatrixFactorisation:
     probes: np.ndarray
     intercepts: np.ndarray
     words: WordReading | None = None
+    topics: TopicReading | None = None
 
     @classmethod
     def read(
@@ -65,10 +68,11 @@ class MatrixFactorisation:
             weighted @ file.tensor("b", rank) + file.tensor("a", len(models))[rows] + file.tensor("c")
         )
         words = WordReading.read(file, len(tiers))
-        return cls(form, probes.astype(np.float32), intercepts.astype(np.float32), words)
+        topics = TopicReading.read(file, len(tiers), width)
+        return cls(form, probes.astype(np.float32), intercepts.astype(np.float32), words, topics)
 
     def logits(self, vectors: np.ndarray) -> np.ndarray:
-        """s(m, q) for N query vectors (N, d), without the words: shape (N, tiers)."""
+        """s(m, q) for N query vectors (N, d), without words and topic: shape (N, tiers)."""
         if vectors.shape[1] != self.probes.shape[1]:
             raise ScorerFileError(
                 f"mf was fitted on vectors of {self.probes.shape[1]} dimensions, "
@@ -85,6 +89,8 @@ class MatrixFactorisation:
         scores = self.logits(vectors)
         if self.words is not None:
             scores = self.words.blend(scores, prompts)
+        if self.topics is not None:
+            scores = scores + self.topics.log_odds(vectors)
         if self.form == "correctness":
             return sigmoid(scores)
         wins = sigmoid(scores[:, -1:] - scores[:, :-1])  # (N, tiers - 1)
