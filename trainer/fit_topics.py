@@ -18,6 +18,7 @@ from scorers.runtime.topics import LIFT, PREFIX, TopicReading
 from trainer.fit_mf import Standardiser
 
 LEAST_OF_GROUP = 20  # prompts
+MOST_GROUPS = 100  # the largest; time grows with them
 SHARE = 0.5  # of a group's own log-odds
 PENALTY_C = 0.1  # inverse ridge, on standardised query vectors
 PRIOR_PROMPTS = 10.0  # as many at everybody's rate stand beside those of a group
@@ -29,7 +30,8 @@ def fit_topics(
 ) -> TopicReading | None:
     """From query vectors (N, d), the prompts' groups ('' for none) and the tiers' qualities (N, tiers) in
     [0, 1]; None where fewer than two groups have `LEAST_OF_GROUP`."""
-    names = sorted(name for name, n in Counter(groups).items() if name and n >= LEAST_OF_GROUP)
+    counted = Counter(name for name in sorted(groups) if name).most_common(MOST_GROUPS)
+    names = [name for name, n in counted if n >= LEAST_OF_GROUP]
     if len(names) < 2:
         return None
     number = {name: at for at, name in enumerate(names)}

@@ -69,11 +69,17 @@ def test_two_groups_are_one_logistic_regression() -> None:
     assert told[names == "physics"].mean() < -0.3
 
 
-def test_groups_of_few_prompts_and_none_teach_nothing() -> None:
+def test_groups_of_few_prompts_and_none_teach_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors, groups, quality = prompts_of(300, 3)
     assert fitted(vectors, [f"user-{at}" for at in range(300)], quality) is None
     assert fitted(vectors, [""] * 300, quality) is None
     assert fitted(vectors, ["all"] * 300, quality) is None
+    many = np.repeat(np.arange(15), 20)
+    many_groups = [f"task-{at}" for at in many]
+    monkeypatch.setattr("trainer.fit_topics.MOST_GROUPS", 4)
+    few = fitted(vectors, many_groups, quality)
+    assert few is not None
+    assert few.lift.shape == (2, 4)
     rare = ["rare"] * (LEAST_OF_GROUP - 1) + groups[LEAST_OF_GROUP - 1 :]
     reading = fitted(vectors, rare, quality)
     assert reading is not None
