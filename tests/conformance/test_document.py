@@ -16,7 +16,6 @@ from schemathesis.specs.openapi.checks import (
 
 from tests.api_server import KEY, ApiServer
 
-EXAMPLES = 20  # per operation, half of what is sent breaks the schema
 KEYS = {"authorization": f"Bearer {KEY}"}
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 PROXIED = (
@@ -24,7 +23,11 @@ PROXIED = (
     "/chat",
 )  # fmt: skip
 FIGURES = ("/admin/overview", "/admin/decisions", "/admin/curve", "/admin/operating-point")
+PATHS = (*PROXIED, *FIGURES, "/v1/models", "/v1/models/{model}", "/v1/responses/{response_id}")
 MODELS = ("upshift", "upshift-evaluator-0.5", "weak", "strong-model")
+base = settings(
+    deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+)
 
 
 @pytest.fixture
@@ -61,11 +64,21 @@ def test_every_reference_leads_somewhere(document):
     assert all(reference.removeprefix("#/components/schemas/") in schemas for reference in found)
 
 
-@pytest.mark.parametrize(
-    "path", [*PROXIED, *FIGURES, "/v1/models", "/v1/models/{model}", "/v1/responses/{response_id}"]
-)
+@pytest.mark.parametrize("path", PATHS)
 def test_fuzzed(api: ApiServer, document, path: str):
     """Bodies that fit the document and bodies that do not; names of models are mostly ones that exist."""
+    assert fuzz(api, document, path, settings(base, max_examples=20, derandomize=True))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("path", PATHS)
+def test_fuzzed_at_length(api: ApiServer, document, path: str):
+    """Other bodies every time."""
+    assert fuzz(api, document, path, settings(base, max_examples=500))
+
+
+def fuzz(api: ApiServer, document, path: str, how_much: settings) -> int:
+    """Every operation of a path, half of what is sent breaks the schema; how many requests."""
     schema = schemathesis.openapi.from_dict(document)
     found = 0
     with requests.Session() as session:
@@ -73,10 +86,7 @@ def test_fuzzed(api: ApiServer, document, path: str):
             operation = schema[path][method]
             for mode in schemathesis.GenerationMode:
 
-                @settings(
-                    max_examples=EXAMPLES, deadline=None, database=None, derandomize=True,
-                    phases=[Phase.generate], suppress_health_check=list(HealthCheck),
-                )  # fmt: skip
+                @how_much
                 @given(case=operation.as_strategy(generation_mode=mode))
                 def check(case):
                     nonlocal found
@@ -90,4 +100,4 @@ def test_fuzzed(api: ApiServer, document, path: str):
                     check()
                 except Unsatisfiable:  # nothing in this operation can be wrong
                     assert mode is schemathesis.GenerationMode.NEGATIVE
-    assert found
+    return found
