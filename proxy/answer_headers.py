@@ -77,7 +77,7 @@ def request_id(scope: Scope) -> str:
     """The client's `x-request-id` where it is printable and short, else a new one.
 
     New ones begin with the time (as UUIDv7, RFC 9562), so that the decision log's index grows at one end:
-    ids in no order touch a page of it each, which tripled the time of a row.
+    ids in no order touch a page of it each, at up to three times the time of a row.
     """
     given = header(scope, b"x-request-id")
     if given is not None and _REQUEST_ID.fullmatch(given):
