@@ -25,11 +25,11 @@ class ServerProcess:
         self.config = config
         self._file = config.with_suffix(".log")
 
-    async def start(self, **options: Any) -> None:
-        """Until it serves."""
+    async def start(self, *by: str, **options: Any) -> None:
+        """Until it serves. `by`: a command that runs the one given after it, in the same process."""
         with self._file.open("ab") as out:
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "proxy.cli", "serve", "--config", str(self.config),
+                *by, sys.executable, "-m", "proxy.cli", "serve", "--config", str(self.config),
                 stdout=out, stderr=out, cwd=_ROOT, start_new_session=True, **options,
             )  # fmt: skip
         await self.until(lambda: self.ready_lines >= 1 and bool(self.url))
@@ -72,11 +72,11 @@ def write_config(path: Path, urls: dict[str, str], **sections: Any) -> None:
 
 
 @contextlib.asynccontextmanager
-async def server_process(config: Path, **options: Any) -> AsyncIterator[ServerProcess]:
+async def server_process(config: Path, *by: str, **options: Any) -> AsyncIterator[ServerProcess]:
     """A server that serves, and whose whole process group is gone afterwards."""
     server = ServerProcess(config)
     try:
-        await server.start(**options)
+        await server.start(*by, **options)
         yield server
     finally:
         with contextlib.suppress(ProcessLookupError):
