@@ -1,7 +1,7 @@
 """Calibrated scores computed in this process: batched, and off the event loop.
 
-Each kind of score has one worker thread and one queue: what arrives while a batch runs goes into the
-next one.
+Each kind of score has one queue and two worker threads: tokenizing and the heads are one thread's work, and
+leave the other cores to the encoder of the other batch. What arrives while both work is the next batch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from routing.protocols import Answer
 from scorers.runtime.batcher import Batcher
 from scorers.runtime.scorers import BundleScorers
 
-_BATCH_ROWS = 32
+_BATCH_ROWS, _WORKERS = 32, 2
 _WARM_TEXT = "warm up"
 
 
@@ -29,10 +29,10 @@ class LocalScores:
         self._maps = maps
         self._metrics: ScorerMetrics | None = None
         self._prompts: Batcher[tuple[str, bool], PromptPair] = Batcher(
-            self._timed("prompt", self._run_prompts), _prompt_length, _BATCH_ROWS, max_wait_ms=0.0
+            self._timed("prompt", self._run_prompts), _prompt_length, _BATCH_ROWS, 0.0, workers=_WORKERS
         )
         self._answers: Batcher[tuple[str, Answer], float] = Batcher(
-            self._timed("evaluator", self._run_answers), _pair_length, _BATCH_ROWS, max_wait_ms=0.0
+            self._timed("evaluator", self._run_answers), _pair_length, _BATCH_ROWS, 0.0, workers=_WORKERS
         )
 
     def attach(self, metrics: ScorerMetrics) -> None:

@@ -2,8 +2,8 @@
 
 `submit` queues one item and awaits its result. A collector task takes what is there, waits at most
 `max_wait_ms` for company, sorts by length so that a batch pads little, and runs the batch function in one
-worker thread of its own (an encoder run keeps the cores busy by itself; a second thread would only
-fight it). While a batch runs the next one gathers, so under load nobody waits on the timer.
+worker thread of its own. While all of them work the next batch gathers, so under load nobody waits on the
+timer; what waits when several are free is shared out among them.
 
 A caller that is cancelled or times out leaves the queue at once; its item is skipped if the batch has
 not begun. Deadlines are the caller's (`asyncio.timeout`). The queue is bounded: beyond it `BatcherFull`.
@@ -42,16 +42,18 @@ class Batcher(Generic[Item, Result]):
         max_wait_ms: float = 2.0,
         max_queue_rows: int = 1024,
         on_batch: Callable[[int], None] | None = None,
+        workers: int = 1,
     ) -> None:
-        """`run` gets 1..`max_batch_rows` items and returns as many results, in order; it runs in a thread.
+        """`run` gets 1..`max_batch_rows` items and returns as many results, in order; it runs in one of
+        `workers` threads.
 
         `length` orders items into batches of similar length; `max_wait_ms` 0 means never wait for company;
         `on_batch` hears the size of each batch (a metric).
         """
-        if max_batch_rows < 1 or max_queue_rows < 1 or max_wait_ms < 0:
+        if max_batch_rows < 1 or max_queue_rows < 1 or workers < 1 or max_wait_ms < 0:
             raise ValueError(
-                f"max_batch_rows {max_batch_rows} and max_queue_rows {max_queue_rows} must be at least 1, "
-                f"max_wait_ms {max_wait_ms} at least 0"
+                f"max_batch_rows {max_batch_rows}, max_queue_rows {max_queue_rows} and workers {workers} "
+                f"must be at least 1, max_wait_ms {max_wait_ms} at least 0"
             )
         self._run = run
         self._length = length
@@ -61,7 +63,11 @@ class Batcher(Generic[Item, Result]):
         self._on_batch = on_batch
         self._waiting: list[_Waiting[Item, Result]] = []
         self._arrived = asyncio.Event()
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="upshift-scorer")
+        self._executor = ThreadPoolExecutor(workers, thread_name_prefix="upshift-scorer")
+        self._idle_workers = workers
+        self._worker_idle = asyncio.Event()
+        self._worker_idle.set()
+        self._running: set[asyncio.Task[None]] = set()
         self._collector: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -94,9 +100,10 @@ class Batcher(Generic[Item, Result]):
     async def close(self) -> None:
         """Refuse new work, fail what waits, let the running batch end. Safe to call twice."""
         self._closed = True
-        if self._collector is not None:
-            self._collector.cancel()
-            await asyncio.gather(self._collector, return_exceptions=True)
+        ending = [self._collector] if self._collector is not None else []
+        for task in (*ending, *self._running):
+            task.cancel()
+        await asyncio.gather(*ending, *self._running, return_exceptions=True)
         for waiting in self._waiting:
             _fail(waiting, BatcherClosed("the scorer's batcher was closed"))
         self._waiting.clear()
@@ -109,22 +116,38 @@ class Batcher(Generic[Item, Result]):
                 age_s = asyncio.get_running_loop().time() - self._waiting[0].arrived_s
                 if age_s < self._max_wait_s:
                     await asyncio.sleep(self._max_wait_s - age_s)
+            await self._worker_idle.wait()
             batch = self._take()
             if batch:
-                await self._run_batch(batch)
+                self._start(batch)
             if not self._waiting:
                 self._arrived.clear()
 
+    def _start(self, batch: list[_Waiting[Item, Result]]) -> None:
+        self._idle_workers -= 1
+        if self._idle_workers == 0:
+            self._worker_idle.clear()
+        task = asyncio.create_task(self._run_batch(batch), name="upshift-batch")
+        self._running.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._idle_workers += 1
+        self._worker_idle.set()
+
     def _take(self) -> list[_Waiting[Item, Result]]:
-        """The oldest item and those nearest to it in length: nobody starves, and padding stays small."""
+        """The oldest item and those nearest to it in length, an idle worker's share: nobody starves, and
+        padding stays small."""
         self._waiting = [w for w in self._waiting if not w.future.done()]
         if not self._waiting:
             return []
+        rows = min(self._max_batch_rows, -(-len(self._waiting) // self._idle_workers))
         oldest = self._waiting[0].length
         near = sorted(
             range(len(self._waiting)), key=lambda i: (i != 0, abs(self._waiting[i].length - oldest), i)
         )
-        taken = set(near[: self._max_batch_rows])
+        taken = set(near[:rows])
         batch = [w for i, w in enumerate(self._waiting) if i in taken]
         self._waiting = [w for i, w in enumerate(self._waiting) if i not in taken]
         return batch

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from scorers.answer import AnswerLike
 from scorers.classifier import HttpClassifier
@@ -101,9 +102,12 @@ def load_scorers(
 ) -> BundleScorers:
     """Load the scorers that a manifest's `scorers` section describes from the bundle's folder.
 
-    `threads` is ONNX Runtime's pool for one run (None: its choice). Raises `ScorerFileError` naming file
-    and field, or `EncoderError`.
+    `threads` is ONNX Runtime's pool for one run (None: its choice). From here on numpy's products run in one
+    thread in this process: those of the heads are small, and OpenBLAS's other threads spin for milliseconds
+    after each one, on the cores that the encoder needs. Raises `ScorerFileError` naming file and field, or
+    `EncoderError`.
     """
+    threadpool_limits(1, user_api="blas")
     sessions = Sessions(threads)
     mf_entry = field(manifest_scorers, "scorers", "mf")
     query = _open_query(mf_entry, sessions)

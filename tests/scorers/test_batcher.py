@@ -114,6 +114,26 @@ async def test_a_failure_reaches_every_waiter_and_the_batcher_survives() -> None
     await batcher.close()
 
 
+async def test_idle_workers_share_what_waits() -> None:
+    """Two batches run beside each other; what comes meanwhile is one batch for whoever is done first."""
+    at_once = threading.Barrier(2, timeout=10)
+
+    def run(items: Sequence[int]) -> list[int]:
+        if items[0] < 4:
+            at_once.wait()
+        batches.append(list(items))
+        return [2 * item for item in items]
+
+    batches: list[list[int]] = []
+    batcher = Batcher(run, max_wait_ms=5, workers=2)
+    first = asyncio.gather(*(batcher.submit(i) for i in range(4)))
+    await asyncio.sleep(0.03)
+    assert await first == [0, 2, 4, 6]
+    assert sorted(batches) == [[0, 1], [2, 3]]
+    assert await batcher.submit(7) == 14
+    await batcher.close()
+
+
 async def test_a_wrong_number_of_results_is_a_failure() -> None:
     batcher: Batcher[int, int] = Batcher(lambda _items: [])
     with pytest.raises(ScoringFailed, match="0 results for 1 items"):
@@ -136,3 +156,5 @@ async def test_close_fails_what_waits_and_refuses_more() -> None:
 def test_settings_out_of_range_name_their_values() -> None:
     with pytest.raises(ValueError, match="max_batch_rows 0"):
         Batcher(Doubler(), max_batch_rows=0)
+    with pytest.raises(ValueError, match="workers 0"):
+        Batcher(Doubler(), workers=0)
