@@ -27,8 +27,9 @@ from routing.calibration import CalibrationMap
 from routing.certificate import Certificate
 from routing.curve import CalibrationRows
 from routing.errors import BundleError, PolicyError, ScorerError
-from routing.policy import Policy, Signals
+from routing.policy import Policy
 from routing.protocols import Answer
+from routing.signals import Signals
 from scorers.embedders import is_remote
 from scorers.errors import ScoringError
 from scorers.familiar import FAMILIAR, Familiar

@@ -15,9 +15,11 @@ from typing import Any
 
 from proxy.time_span import span_s
 from routing.errors import PolicyError, ScorerError, SettingsError
-from routing.policy import Policy, Rule, Signals
+from routing.policy import Policy
 from routing.protocols import Answer
 from routing.replay import LoggedRow, replay
+from routing.rules import Rule
+from routing.signals import Signals
 
 _COLUMNS = (
     "entry", "reason", "decision", "propensity", "explore_share", "scorers", "route_score", "difficulty",

@@ -16,7 +16,7 @@ from proxy.wire import Scope, header
 from proxy.wire_error import ApiError
 from routing.cascade import Start
 from routing.errors import ScorerError
-from routing.policy import Entry, Signals
+from routing.signals import Entry, Signals
 
 _LABEL = "route"
 _NULL = b"null"

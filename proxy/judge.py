@@ -11,8 +11,9 @@ from typing import Any
 from proxy.call import Call
 from proxy.scoring import Scorers
 from routing.errors import ScorerError
-from routing.policy import Rule, Signals
 from routing.protocols import Answer
+from routing.rules import Rule
+from routing.signals import Signals
 from scorers.checks import Expectation, failed_check
 from scorers.text import render_content, render_prompt
 

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from proxy.backends.retry import TierBackend
 from routing.errors import MissingSignal
-from routing.policy import Policy, Rule, Signals
+from routing.policy import Policy
 from routing.protocols import Backend
+from routing.rules import Rule
+from routing.signals import Signals
 
 
 class LoadShift:

@@ -11,7 +11,8 @@ from typing import Any
 from proxy.operating_point import OperatingPoint
 from proxy.wire_error import ApiError, model_not_found
 from routing.errors import PolicyError
-from routing.policy import Policy, Rule
+from routing.policy import Policy
+from routing.rules import Rule
 from routing.tier import Ladder
 
 _log = logging.getLogger("upshift.models")

@@ -20,7 +20,8 @@ from routing.bundle import Bundle
 from routing.calibration import CalibrationMap
 from routing.curve import CURVE_FILE, CalibrationRows
 from routing.errors import MissingSignal
-from routing.policy import Entry, Rule, Signals
+from routing.rules import Rule
+from routing.signals import Entry, Signals
 from routing.table import Floats
 
 _FILES = ("calibration_scores.safetensors", CURVE_FILE)  # as fitted, as published

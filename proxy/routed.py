@@ -31,9 +31,10 @@ from routing.attempt import FailurePolicy, Outcome
 from routing.cascade import Cascade, Race, Start
 from routing.decision import Route
 from routing.errors import BackendError
-from routing.policy import Rule, Signals
 from routing.prefix_watch import Early
 from routing.race import RaceBudget, RaceRule
+from routing.rules import Rule
+from routing.signals import Signals
 from routing.tier import Ladder
 
 _log = logging.getLogger("upshift.routed")

@@ -33,7 +33,7 @@ from proxy.scorer_wire import SOCKET, Ask, Leave, Open, Reply, frame_of, read_re
 from proxy.settings import RoutingSettings
 from proxy.worker import LIFE_FD, outlive_nobody
 from routing.errors import BundleError, UpshiftError
-from routing.policy import Signals
+from routing.signals import Signals
 
 _log = logging.getLogger("upshift")
 _CACHE = "shared_prompt_scores"

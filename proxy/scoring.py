@@ -15,8 +15,9 @@ from proxy.metrics import Metrics
 from proxy.plan import Plan
 from routing.certificate import Certificate
 from routing.curve import CalibrationRows
-from routing.policy import Policy, Signals
+from routing.policy import Policy
 from routing.protocols import Answer
+from routing.signals import Signals
 from scorers.familiar import Familiar
 
 

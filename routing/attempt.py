@@ -9,8 +9,9 @@ from typing import Any, Literal, Protocol
 
 from routing.decision import Route
 from routing.errors import BackendError
-from routing.policy import Choice, Rule, Signals
 from routing.protocols import Answer
+from routing.rules import Rule
+from routing.signals import Choice, Signals
 
 Standing = Literal["ok", "client_error", "context_window", "failed"]
 

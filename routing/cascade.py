@@ -18,9 +18,10 @@ from typing import Any, cast
 from routing.attempt import Attempt, Begin, Choose, FailurePolicy, Judge, Outcome, StreamAttempt
 from routing.decision import Reason, Route
 from routing.errors import BackendError, BackendTimeout, ScorerError
-from routing.policy import Entry, Rule, Signals
 from routing.prefix_watch import Early, PrefixWatch
 from routing.race import RaceBudget, RaceRule
+from routing.rules import Rule
+from routing.signals import Entry, Signals
 
 
 @dataclass(frozen=True, slots=True)

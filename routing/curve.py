@@ -3,7 +3,7 @@
 For each threshold: the share of prompts that the last tier answers, the cost, and the quality, exploration
 counted in, from calibrated scores and labels alone. It is arithmetic on columns (a few hundred prompts times
 a few dozen points cost tens of milliseconds), so a server can draw it without a model. The cuts are those of
-`routing.policy`; `proxy.plan` asks the rules themselves, and a test holds the two together.
+`routing.rules`; `proxy.plan` asks the rules themselves, and a test holds the two together.
 
 For ladders of two tiers. The interval of a point is about these prompts only (normal, 95 %, delta method for
 the ratio); it is no promise: a promise is a certificate's.

@@ -16,8 +16,9 @@ from typing import Literal
 from routing.attempt import Judge, StreamAttempt
 from routing.early import EarlyRule
 from routing.errors import ScorerError
-from routing.policy import Rule, Signals
 from routing.protocols import Answer, Clock
+from routing.rules import Rule
+from routing.signals import Signals
 
 Sighting = Literal["commit", "abandon", "hard_check", "whole"]
 

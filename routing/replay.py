@@ -21,7 +21,9 @@ from typing import Any
 import numpy as np
 
 from routing.errors import PolicyError
-from routing.policy import Entry, Policy, Rule, Signals
+from routing.policy import Policy
+from routing.rules import Rule
+from routing.signals import Entry, Signals
 from routing.table import Floats
 
 DRAWS = 1_000

@@ -22,7 +22,8 @@ from safetensors.numpy import save as encode_tensors
 from routing.bundle import Bundle, open_bundle
 from routing.early import EarlyRule
 from routing.errors import BundleError
-from routing.policy import Rule, Signals
+from routing.rules import Rule
+from routing.signals import Signals
 from scorers.checks import Expectation, failed_check
 from scorers.errors import ScoringError
 from scorers.runtime.scorers import BundleScorers, load_scorers

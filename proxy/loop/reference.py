@@ -14,7 +14,7 @@ from proxy.plan import Plan, entries_of
 from routing.curve import CalibrationRows
 from routing.drift import Histogram
 from routing.errors import MissingSignal
-from routing.policy import Rule
+from routing.rules import Rule
 
 Reference = Mapping[str, Histogram]  # by signal
 ROUTE, DIFFICULTY, EVALUATOR, LENGTH, STRONG, UNFAMILIAR = SIGNALS = (

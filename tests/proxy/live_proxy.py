@@ -22,8 +22,9 @@ from proxy.settings import Settings, parse_settings
 from routing.certificate import Certificate
 from routing.curve import CalibrationRows
 from routing.errors import ScorerError
-from routing.policy import Policy, Signals
+from routing.policy import Policy
 from routing.protocols import Answer
+from routing.signals import Signals
 from scorers.familiar import Familiar
 
 

@@ -29,7 +29,7 @@ from proxy.settings import RoutingSettings
 from proxy.shared_memory import FOLDER
 from routing.certificate import Certificate
 from routing.curve import trace_points
-from routing.policy import Signals
+from routing.signals import Signals
 from tests.api_server import KEY, ApiServer, api_server
 from tests.proxy.live_proxy import FixedScorers, live_proxy, make_settings
 from tests.proxy.test_ports import free_port, running

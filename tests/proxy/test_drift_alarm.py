@@ -15,7 +15,7 @@ from proxy.loop.reference import reference_of
 from proxy.plan import plan_of
 from routing.curve import CalibrationRows
 from routing.drift import Histogram
-from routing.policy import Signals
+from routing.signals import Signals
 from tests.proxy.live_proxy import FixedScorers, LiveProxy, live_proxy, make_settings
 from tests.upstream import Upstream
 

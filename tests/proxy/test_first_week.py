@@ -13,8 +13,9 @@ from tokenizers.pre_tokenizers import Whitespace
 
 from proxy.token_counts import TokenCount
 from routing.errors import SettingsError
-from routing.policy import Policy, Signals
+from routing.policy import Policy
 from routing.protocols import Answer
+from routing.signals import Signals
 from routing.tier import Tier
 from scorers.familiar import Familiar
 from tests.proxy.live_proxy import FixedScorers, LiveProxy, live_proxy, make_settings

@@ -18,8 +18,8 @@ from proxy.scorer_link import ScorerLink
 from proxy.settings import RoutingSettings
 from routing.bundle import open_bundle
 from routing.errors import ScorerError
-from routing.policy import Signals
 from routing.protocols import Answer
+from routing.signals import Signals
 from scorers.errors import ScoringFailed
 from scorers.text import TEXT_TEMPLATE
 from tests.chaos_upstream import ChaosUpstream

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from routing.attempt import FailurePolicy, Outcome, Standing
 from routing.cascade import Cascade, Race
 from routing.errors import BackendBroken, BackendTimeout, ScorerError
-from routing.policy import Policy, Rule, Signals
+from routing.policy import Policy
 from routing.protocols import Answer
 from routing.race import RaceBudget, RaceRule
+from routing.rules import Rule
+from routing.signals import Signals
 
 
 @dataclass

@@ -14,9 +14,10 @@ from routing.attempt import FailurePolicy, Outcome, Standing
 from routing.cascade import Cascade
 from routing.early import Checkpoint, EarlyRule
 from routing.errors import BackendBroken, PolicyError, ScorerError
-from routing.policy import Policy, Signals
+from routing.policy import Policy
 from routing.prefix_watch import Early
 from routing.protocols import Answer
+from routing.signals import Signals
 
 BOUNDS = EarlyRule(0.5, [Checkpoint(4, commit=-0.3, abandon=0.3), Checkpoint(8, commit=-0.2)])
 

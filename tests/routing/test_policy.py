@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from routing.cost import Costs
 from routing.errors import MissingSignal, PolicyError, ScorerError
 from routing.joint_rule import JointRule, Weights
-from routing.policy import Entry, Policy, Signals
+from routing.policy import Policy
+from routing.signals import Entry, Signals
 from routing.table import Table
 
 WEAK, CHECKED, STRONG = Entry(0, False), Entry(0, True), Entry(1, False)

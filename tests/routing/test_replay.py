@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from routing.errors import PolicyError
-from routing.policy import Policy, Signals
+from routing.policy import Policy
 from routing.replay import LoggedRow, replay
+from routing.signals import Signals
 
 WEAK_USD, STRONG_USD = 0.3, 1.0
 

@@ -10,7 +10,8 @@ import pytest
 from routing.calibration import CalibrationMap
 from routing.certificate import Promise
 from routing.errors import ExamplesError, PolicyError
-from routing.policy import Policy, Signals
+from routing.policy import Policy
+from routing.signals import Signals
 from tests.trainer.population import draw_population
 from trainer.calibrate import (
     CalibratedScores,

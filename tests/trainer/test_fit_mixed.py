@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from routing.bundle import Bundle, open_bundle
-from routing.policy import Policy, Signals
+from routing.policy import Policy
+from routing.signals import Signals
 from scorers.runtime.scorers import load_scorers
 from tests.trainer.tables import STRONG, WEAK, example_rows, write_jsonl
 from trainer.fit import CALIBRATION_SCORES, FitOptions, fit_bundle

@@ -10,7 +10,8 @@ import pytest
 from routing.bundle import open_bundle
 from routing.errors import ExamplesError
 from routing.joint_rule import JointRule
-from routing.policy import Entry, Policy, Signals
+from routing.policy import Policy
+from routing.signals import Entry, Signals
 from scorers.text import TEXT_TEMPLATE
 from tests.trainer.tables import write_jsonl
 from trainer.calibrate_bundle import Target, calibrate_bundle
