@@ -25,7 +25,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from scorers.errors import EncoderError
 
-GRAPH_VERSION = "5"  # part of the cache key: change it when the graph changes
+GRAPH_VERSION = "6"  # part of the cache key: change it when the graph changes
 OUTPUTS, LOWER_HALF = ("mean", "first", "middle"), ("middle",)
 WORD_TABLE = "word_table"  # the initialiser that sessions may share
 SUPPORTED = ("bert", "roberta", "xlm-roberta")
@@ -254,6 +254,12 @@ def _add_norm(
     graph.add("Add", [f"{to}_biased", skip], f"{to}_summed")
     names = [f"{to}_summed", f"{to}_gamma", f"{to}_beta"]
     return graph.add("LayerNormalization", names, to, axis=-1, epsilon=epsilon)
+
+
+def after_gelu(model: onnx.ModelProto) -> list[str]:
+    """The names of the products that read what GELU gives."""
+    gelu = {node.output[0] for node in model.graph.node if node.op_type == "BiasGelu"}
+    return [node.name for node in model.graph.node if gelu & set(node.input)]
 
 
 def middle_layer(layers: int) -> int:
