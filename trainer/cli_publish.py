@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         type=Path,
         default=[],
-        help="tables with the calibration prompts' text: tries int8, and keeps it only if decisions stay",
+        help="tables with the bundle's prompts: tries int8, and keeps it only if decisions stay",
     )
     add("--licence", default="", help="licence of the data, for the model card")
     add("--report", type=Path, metavar="FILE", help="report.json of this bundle, for the model card")

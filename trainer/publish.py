@@ -13,7 +13,7 @@ transformers: ONNX graphs are built from the safetensors when a bundle is loaded
 into UPSHIFT_CACHE, for images that are to start fast. With `--to FILE.tar.gz` the same folder is packed, with
 no times or owners in it: equal bundles give equal files.
 
-int8 is a claim about scores, so it is measured: on the bundle's own calibration prompts (`--examples` has
+int8 is a claim about scores, so it is measured: on the bundle's own prompts (`--examples` has
 their text) the 99th percentile of the change of any score must stay under .02 and at least 99.5 % of the
 decisions at the operating point must be the same, else the encoders stay at fp32.
 """
@@ -51,7 +51,7 @@ ARCHIVE = ".tar.gz"
 
 @dataclass(frozen=True, slots=True)
 class PublishOptions:
-    """`examples` (tables with the calibration prompts' text) are needed to try int8; without them encoders
+    """`examples` (tables with the bundle's prompts) are needed to try int8; without them encoders
     stay at fp32. `licence` and `report` (a report.json) go into the card. `warm` loads the result once."""
 
     examples: Sequence[str | Path] = ()

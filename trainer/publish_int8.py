@@ -1,8 +1,11 @@
-"""May the encoders run in int8? Measured on the bundle's calibration prompts, score by score.
+"""May the encoders run in int8? Measured on the bundle's own prompts, score by score.
+
+Calibration prompts come first; where they are few, those of the fit stand beside them: a hundred prompts
+cannot tell half a percent, and what int8 moves has little to do with who was learnt from.
 
 Kept only if the 99th percentile of the change of every calibrated score is under .02 and at least 99.5 % of
 the decisions at the operating point stay as they were; the query vectors' encoder and the two text models
-are taken together, since a decision needs all of them. Costs two passes over the calibration prompts.
+are taken together, since a decision needs all of them. Costs two passes over the prompts.
 """
 
 from __future__ import annotations
@@ -27,7 +30,8 @@ from trainer.progress import Progress
 from trainer.score import score_table
 
 MOST_CHANGE, LEAST_SAME, PERCENTILE = 0.02, 0.995, 99.0
-LEAST_PROMPTS = 20
+LEAST_PROMPTS, MOST_PROMPTS = 20, 1500
+SPLITS = ("calibration", "recalibration", "validation", "train")  # in this order
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,7 @@ class Int8Verdict:
     def __str__(self) -> str:
         told = (
             f"p99 of the change of a score {self.change:.4f} (at most {MOST_CHANGE}), same decisions "
-            f"{self.same:.2%} (at least {LEAST_SAME:.1%}), {self.prompts} calibration prompts"
+            f"{self.same:.2%} (at least {LEAST_SAME:.1%}), {self.prompts} prompts"
         )
         return f"{'int8' if self.kept else 'fp32: int8 moves the scores'}; {told}"
 
@@ -57,8 +61,8 @@ def as_int8(scorers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def try_int8(bundle: Bundle, examples: Sequence[str | Path], progress: Progress) -> Int8Verdict:
-    """Score the calibration prompts both ways. Raises `ExamplesError` when their text is not there."""
-    pairs = _calibration_pairs(bundle, examples)
+    """Score the bundle's prompts both ways. Raises `ExamplesError` when their text is not there."""
+    pairs = _own_pairs(bundle, examples)
     fitted = FittedPolicy.from_dicts(bundle.read_json("policy.json"), bundle.read_json("calibration.json"))
     both: list[CalibratedScores] = []
     for section in (bundle.scorers, as_int8(bundle.scorers)):
@@ -73,21 +77,22 @@ def try_int8(bundle: Bundle, examples: Sequence[str | Path], progress: Progress)
     return Int8Verdict(change < MOST_CHANGE and same >= LEAST_SAME, change, same, len(pairs))
 
 
-def _calibration_pairs(bundle: Bundle, examples: Sequence[str | Path]) -> PairTable:
+def _own_pairs(bundle: Bundle, examples: Sequence[str | Path]) -> PairTable:
+    """At most `MOST_PROMPTS` of the bundle's own, in the order of `SPLITS`."""
     splits = bundle.prompt_ids()
-    wanted = {*splits.get("calibration", ()), *splits.get("recalibration", ())}
-    table = read_examples(examples).of_prompts(wanted)
+    own = dict.fromkeys(prompt for name in SPLITS for prompt in splits.get(name, ()))
+    rank = {prompt: at for at, prompt in enumerate(own)}
+    table = read_examples(examples).of_prompts(set(own))
     if not table.rows:
-        raise ExamplesError(
-            f"the examples hold none of the {len(wanted)} calibration prompts of {bundle.path}"
-        )
+        raise ExamplesError(f"the examples hold none of the {len(own)} prompts of {bundle.path}")
     pairs = pair_examples(table, bundle.tiers[0], bundle.tiers[-1])
     if len(pairs) < LEAST_PROMPTS:
         raise ExamplesError(
-            f"int8 is judged on at least {LEAST_PROMPTS} calibration prompts of the bundle; the examples "
-            f"hold {len(pairs)} of {len(wanted)}"
+            f"int8 is judged on at least {LEAST_PROMPTS} prompts of the bundle; the examples hold "
+            f"{len(pairs)} of {len(own)}"
         )
-    return pairs
+    first = np.argsort([rank[prompt] for prompt in pairs.prompt_ids], kind="stable")[:MOST_PROMPTS]
+    return pairs.subset(np.sort(first))
 
 
 def _changes(before: CalibratedScores, after: CalibratedScores) -> list[float]:

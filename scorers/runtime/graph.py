@@ -256,12 +256,6 @@ def _add_norm(
     return graph.add("LayerNormalization", names, to, axis=-1, epsilon=epsilon)
 
 
-def after_gelu(model: onnx.ModelProto) -> list[str]:
-    """The names of the products that read what GELU gives."""
-    gelu = {node.output[0] for node in model.graph.node if node.op_type == "BiasGelu"}
-    return [node.name for node in model.graph.node if gelu & set(node.input)]
-
-
 def middle_layer(layers: int) -> int:
     """After how many of the layers `middle` is taken."""
     return layers // 2

@@ -12,16 +12,13 @@ import copy
 import ctypes
 import hashlib
 import os
-import platform
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
-from onnx import ModelProto
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
@@ -33,9 +30,9 @@ from scorers.runtime.graph import (
     OUTPUTS,
     WORD_TABLE,
     Adapter,
-    after_gelu,
     build_graph,
 )
+from scorers.runtime.int8 import SENTENCES, adds_bytes_exactly, quantise
 from scorers.runtime.vectors import VectorCache
 from scorers.tokenizer import TextTokenizer, TokenIds, token_buckets
 
@@ -174,7 +171,7 @@ def _load_or_build(
         return path
     changed = {} if weights_path is None else _load(weights_path)
     model = build_graph(folder.read_config(), _load(folder.weights_path), adapters, changed, lower_half)
-    data: bytes = _quantise(model) if int8 else model.SerializeToString()
+    data: bytes = quantise(model, _sentences(folder)) if int8 else model.SerializeToString()
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_atomically(path, data)
@@ -207,36 +204,10 @@ def _load(path: Path) -> dict[str, np.ndarray]:
     return weights
 
 
-def _quantise(model: ModelProto) -> bytes:
-    """Weights to int8 per channel, activations quantised on the fly; off by default: it moves scores.
-
-    The second product of each feed-forward layer stays in fp32: what GELU gives it has a few large channels,
-    and one scale for all of them was more than half of the error (trainer/LOG.md).
-    """
-    from onnx import TensorProto
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-    from onnxruntime.quantization.quant_utils import add_pre_process_metadata
-
-    add_pre_process_metadata(model)  # or it warns that nobody simplified the graph; this one is made simple
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / "int8.onnx"
-        quantize_dynamic(
-            model, target, per_channel=True, reduce_range=not _adds_bytes_exactly(),
-            weight_type=QuantType.QInt8, nodes_to_exclude=after_gelu(model),
-            extra_options={"DefaultTensorType": TensorProto.FLOAT},  # of the fused operators' outputs
-        )  # fmt: skip
-        return target.read_bytes()
-
-
-@lru_cache(maxsize=1)
-def _adds_bytes_exactly() -> bool:
-    """Whether sums of two products of bytes fit this CPU's registers: x86 before VNNI (2019) has 16 bits for
-    them, so that weights must do with 7."""
-    if platform.machine() not in ("x86_64", "AMD64"):
-        return True
-    with contextlib.suppress(OSError):
-        return "_vnni" in Path("/proc/cpuinfo").read_text()
-    return False
+def _sentences(folder: EncoderFolder) -> list[Mapping[str, np.ndarray]]:
+    tokenizer = TextTokenizer.of(folder, 64)
+    batch = tokenizer.pad(tokenizer.encode_prompts(SENTENCES))
+    return [{"ids": batch.ids, "mask": batch.mask, "type_ids": batch.type_ids}]
 
 
 def _write_atomically(path: Path, data: bytes) -> None:
@@ -254,7 +225,7 @@ def _write_atomically(path: Path, data: bytes) -> None:
 def _cache_key(
     folder: EncoderFolder, adapters: Mapping[str, Adapter], weights_path: Path | None, int8: bool
 ) -> str:
-    arithmetic = f"int8 {_adds_bytes_exactly()}" if int8 else "fp32"
+    arithmetic = f"int8 {adds_bytes_exactly()}" if int8 else "fp32"
     digest = hashlib.sha256(f"{GRAPH_VERSION} {folder.sha256()} {arithmetic}".encode())
     if weights_path is not None:
         digest.update(hashlib.sha256(weights_path.read_bytes()).digest())

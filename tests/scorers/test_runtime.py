@@ -19,8 +19,9 @@ from scorers.errors import EncoderError, ScorerFileError, ScoringFailed
 from scorers.features import FEATURE_NAMES, features_of
 from scorers.prompt_features import PROMPT_FEATURES, features_of_prompts
 from scorers.runtime.difficulty import DifficultyHead
-from scorers.runtime.graph import after_gelu, build_graph
+from scorers.runtime.graph import build_graph
 from scorers.runtime.heads import ScorerFile, read_scorer_file
+from scorers.runtime.int8 import after_gelu
 from scorers.runtime.local_evaluator import LocalEvaluator
 from scorers.runtime.mf import MatrixFactorisation as ServedMf
 from scorers.runtime.query import QueryVectors, SessionEmbedder

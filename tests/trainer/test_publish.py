@@ -109,7 +109,7 @@ def test_what_must_not_be_published(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_int8_needs_the_calibration_prompts_and_is_marked(tmp_path: Path) -> None:
     strange = write_jsonl(tmp_path / "t.jsonl", example_rows(30))
-    with pytest.raises(ExamplesError, match="none of the 739 calibration prompts"):
+    with pytest.raises(ExamplesError, match="none of the 2336 prompts"):
         publish_bundle(BUNDLE, tmp_path / "out", PublishOptions(examples=[strange]))
     section = as_int8(open_bundle(BUNDLE).scorers)
     assert all(entry["encoder"]["int8"] for entry in section.values())
