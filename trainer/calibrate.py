@@ -101,22 +101,14 @@ def fit_policy(
         maps, losses = {**maps, **told}, {**losses, **their_losses}
     scores = calibrate_scores(scored, maps)
     costs, known = mean_costs(scored, price_ratio)
+    served = _served(scores)
     joint = []
     if scores.adequate is not None:
-        rule = fit_joint_rule(
-            scored.q_weak, scored.q_strong, scores.adequate, scores.mf, scores.difficulty, costs, seed
+        joint.append(
+            fit_joint_rule(
+                scored.q_weak, scored.q_strong, scores.adequate, scores.mf, scores.difficulty, costs, seed
+            )
         )
-        joint.append(rule)
-    served = [
-        name
-        for name, there in (
-            ("cascade", bool(joint)),
-            ("evaluator", scores.adequate is not None),
-            ("mf", scores.mf is not None),
-            ("difficulty", scores.difficulty is not None),
-        )
-        if there
-    ]
     draft = Policy(
         version=version,
         default="random",
@@ -145,6 +137,17 @@ def fit_policy(
         unjudged=unjudged,
     )
     return FittedPolicy(policy, maps, quality_points(sweeps, scored, QUALITY), losses, known)
+
+
+def _served(scores: CalibratedScores) -> list[str]:
+    """The strategies whose scores there are; the first is the default."""
+    there = {
+        "cascade": scores.adequate is not None,
+        "evaluator": scores.adequate is not None,
+        "mf": scores.mf is not None,
+        "difficulty": scores.difficulty is not None,
+    }
+    return [name for name, known in there.items() if known]
 
 
 def highest_threshold(strategy: str) -> float:
