@@ -24,7 +24,7 @@ from pathlib import Path
 import psutil
 
 from bench.hot_path_print import print_tables
-from bench.peers import Peer, find_peers
+from bench.peers import BUNDLE, Peer, find_peers
 from bench.processes import REPOSITORY, pick_port
 
 Figures = dict[str, float]
@@ -161,6 +161,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2.0, help="of one slice")
     parser.add_argument("--only", default="", help="names of servers, comma-separated; empty: all installed")
+    parser.add_argument(
+        "--bundle", type=Path, default=BUNDLE, help="what `upshift-bundle` serves (default: %(default)s)"
+    )
     options = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no server is left behind
     with tempfile.TemporaryDirectory(prefix="upshift-bench-") as name, contextlib.ExitStack() as stack:
@@ -171,7 +174,7 @@ def main(argv: Sequence[str]) -> int:
         )  # fmt: skip
         servers = [stack.enter_context(started(null, folder / "direct.txt"))]
         wanted = set(options.only.split(",")) if options.only else None
-        for peer in find_peers(port, pick_port(), folder):
+        for peer in find_peers(port, pick_port(), folder, options.bundle):
             if wanted is not None and peer.name not in wanted:
                 continue
             try:

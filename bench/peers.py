@@ -18,6 +18,8 @@ from bench.processes import REPOSITORY
 KEY = "sk-bench"
 MODEL = "null"
 
+BUNDLE = REPOSITORY / "demo/bundle"
+
 
 @dataclass(frozen=True)
 class Peer:
@@ -37,11 +39,15 @@ def peers_folder() -> Path:
     return Path(os.environ.get("UPSHIFT_CACHE_DIR", REPOSITORY / ".cache")).resolve() / "peers"
 
 
-def find_peers(upstream: int, first_port: int, folder: Path) -> list[Peer]:
-    """Upshift first, then every peer that is installed; configuration files go to `folder`."""
+def find_peers(upstream: int, first_port: int, folder: Path, bundle: Path = BUNDLE) -> list[Peer]:
+    """Upshift first, then it with `bundle`, then every peer that is installed; configuration files go to
+    `folder`."""
+    upshift = _upshift(upstream, first_port, folder)
+    others = (_litellm, _portkey, _mlflow, _nginx)
     made = [
-        make(upstream, first_port + index, folder)
-        for index, make in enumerate((_upshift, _upshift_with_bundle, _litellm, _portkey, _mlflow, _nginx))
+        upshift,
+        _with_bundle(upshift, first_port + 1, folder, bundle),
+        *(make(upstream, first_port + 2 + index, folder) for index, make in enumerate(others)),
     ]
     return [peer for peer in made if peer is not None]
 
@@ -63,15 +69,15 @@ def _upshift(upstream: int, port: int, folder: Path) -> Peer:
     return Peer("upshift", command, _chat(port), "strong", environment={"UPSHIFT_API_KEYS": KEY})
 
 
-def _upshift_with_bundle(upstream: int, port: int, folder: Path) -> Peer:
-    """The same with the MiniLM scorers of the embedded pair's bundle loaded: memory and start, mostly."""
-    plain = _upshift(upstream, port, folder)
+def _with_bundle(plain: Peer, port: int, folder: Path, bundle: Path) -> Peer:
+    """The same with a bundle's scorers loaded, and routing by MF where it is asked to."""
     config = folder / "upshift-bundle.json"
     told = json.loads((folder / "upshift.json").read_text())
     log = {"url": f"sqlite:///{folder / 'decisions-bundle.db'}"}
-    config.write_text(json.dumps({**told, "log": log, "bundle": str(REPOSITORY / "demo/bundle")}))
+    config.write_text(json.dumps({**told, "log": log, "bundle": str(bundle.resolve())}))
     command = [str(config) if part.endswith("upshift.json") else part for part in plain.command]
-    return replace(plain, name="upshift-bundle", command=command, routed="upshift-mf-0.5")
+    command[-1] = str(port)
+    return replace(plain, name="upshift-bundle", command=command, url=_chat(port), routed="upshift-mf-0.5")
 
 
 def _litellm(upstream: int, port: int, folder: Path) -> Peer | None:
