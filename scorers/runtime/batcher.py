@@ -15,6 +15,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 from scorers.errors import BatcherClosed, BatcherFull, ScoringError, ScoringFailed
@@ -129,9 +130,12 @@ class Batcher(Generic[Item, Result]):
             self._worker_idle.clear()
         task = asyncio.create_task(self._run_batch(batch), name="upshift-batch")
         self._running.add(task)
-        task.add_done_callback(self._done)
+        task.add_done_callback(partial(self._done, batch))
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _done(self, batch: list[_Waiting[Item, Result]], task: asyncio.Task[None]) -> None:
+        if task.cancelled():  # perhaps before it had begun
+            for waiting in batch:
+                _fail(waiting, BatcherClosed("the scorer's batcher was closed"))
         self._running.discard(task)
         self._idle_workers += 1
         self._worker_idle.set()
@@ -160,10 +164,6 @@ class Batcher(Generic[Item, Result]):
             results = await loop.run_in_executor(self._executor, self._run, [w.item for w in batch])
             if len(results) != len(batch):
                 raise ScoringFailed(f"the scorer gave {len(results)} results for {len(batch)} items")
-        except asyncio.CancelledError:
-            for waiting in batch:
-                _fail(waiting, BatcherClosed("the scorer's batcher was closed"))
-            raise
         except Exception as exc:  # noqa: BLE001 - the edge of the worker thread: every waiter must hear of it
             error = exc if isinstance(exc, ScoringError) else ScoringFailed(f"the scorer failed: {exc!r}")
             for waiting in batch:

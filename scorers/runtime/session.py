@@ -24,14 +24,7 @@ from safetensors.numpy import load_file
 
 from scorers.encoders import EncoderFolder
 from scorers.errors import EncoderError, ScoringFailed
-from scorers.runtime.graph import (
-    GRAPH_VERSION,
-    LOWER_HALF,
-    OUTPUTS,
-    WORD_TABLE,
-    Adapter,
-    build_graph,
-)
+from scorers.runtime.graph import GRAPH_VERSION, LOWER_HALF, OUTPUTS, WORD_TABLE, Adapter, build_graph
 from scorers.runtime.int8 import SENTENCES, adds_bytes_exactly, quantise
 from scorers.runtime.vectors import VectorCache
 from scorers.tokenizer import TextTokenizer, TokenIds, token_buckets

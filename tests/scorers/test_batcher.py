@@ -115,7 +115,7 @@ async def test_a_failure_reaches_every_waiter_and_the_batcher_survives() -> None
 
 
 async def test_idle_workers_share_what_waits() -> None:
-    """Two batches run beside each other; what comes meanwhile is one batch for whoever is done first."""
+    """Two batches run beside each other."""
     at_once = threading.Barrier(2, timeout=10)
 
     def run(items: Sequence[int]) -> list[int]:
@@ -151,6 +151,20 @@ async def test_close_fails_what_waits_and_refuses_more() -> None:
     with pytest.raises(BatcherClosed):
         await batcher.submit(9)
     await batcher.close()
+
+
+async def test_close_fails_a_batch_that_has_not_begun() -> None:
+    run = Doubler()
+    batcher = Batcher(run, max_wait_ms=0)
+    waiting = asyncio.create_task(batcher.submit(1))
+    for _ in range(20):  # turn by turn, to the one in which the batch is taken and its task has had none yet
+        if batcher._running:
+            break
+        await asyncio.sleep(0)
+    await batcher.close()
+    with pytest.raises(BatcherClosed):
+        await asyncio.wait_for(waiting, 5)
+    assert run.batches == []
 
 
 def test_settings_out_of_range_name_their_values() -> None:
