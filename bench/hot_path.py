@@ -24,8 +24,8 @@ from pathlib import Path
 import psutil
 
 from bench.hot_path_print import print_tables
-from bench.peers import BUNDLE, Peer, find_peers
-from bench.processes import REPOSITORY, pick_port
+from bench.peers import Peer, find_peers
+from bench.processes import BUNDLE, REPOSITORY, pick_port
 
 Figures = dict[str, float]
 STEPS: dict[str, list[str]] = {

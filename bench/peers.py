@@ -13,12 +13,10 @@ import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from bench.processes import REPOSITORY
+from bench.processes import BUNDLE, REPOSITORY
 
 KEY = "sk-bench"
 MODEL = "null"
-
-BUNDLE = REPOSITORY / "demo/bundle"
 
 
 @dataclass(frozen=True)

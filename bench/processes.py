@@ -18,6 +18,7 @@ from types import TracebackType
 POLL_S = 0.1
 STOP_TIMEOUT_S = 10.0
 REPOSITORY = Path(__file__).resolve().parent.parent
+BUNDLE = REPOSITORY / "demo/bundle"  # what is served where no other is named
 
 
 def pick_port() -> int:

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.judging import judging_runs
-from bench.processes import REPOSITORY
+from bench.processes import BUNDLE
 from proxy.local_scores import LocalScores
 from routing.bundle import open_bundle
 from routing.calibration import CalibrationMap
@@ -35,7 +35,6 @@ from scorers.runtime.session import EncoderSession
 from scorers.text import TEXT_TEMPLATE
 from scorers.tokenizer import TokenIds
 
-BUNDLE = REPOSITORY / "demo/bundle"
 _PADDED_ROWS = 32
 Work = Callable[[], object]
 

@@ -111,13 +111,13 @@ class Policy:
         draw = signals.draw
         explored = draw < share
         if explored:
-            entry = rule._last if draw < 0.5 * share else rule._weak_checked
+            entry = rule.last if draw < 0.5 * share else rule.weak_checked
         else:
             signals.draw = (draw - share) / (1.0 - share) if share else draw
             entry = rule.enter(signals)
             signals.draw = draw
         propensity = (1.0 - share) * rule.entry_probability(entry, signals)
-        if entry == rule._last or entry == rule._weak_checked:
+        if entry == rule.last or entry == rule.weak_checked:
             propensity += 0.5 * share
         return Choice(entry, propensity, explored)
 

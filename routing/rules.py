@@ -20,8 +20,8 @@ from routing.signals import Entry, Signals
 class Rule:
     """One strategy at one threshold over a ladder of `tiers` tiers. Base of the rules below."""
 
-    __slots__ = ("_last", "_weak", "_weak_checked", "needs_answer_score", "needs_prompt_scores", "strategy",
-                 "threshold", "tiers")  # fmt: skip
+    __slots__ = ("_weak", "last", "needs_answer_score", "needs_prompt_scores", "strategy", "threshold",
+                 "tiers", "weak_checked")  # fmt: skip
 
     def __init__(self, strategy: str, threshold: float, tiers: int, prompt_scores: Sequence[str] = (),
                  answer_score: bool = False) -> None:  # fmt: skip
@@ -31,8 +31,8 @@ class Rule:
         self.needs_prompt_scores = frozenset(prompt_scores)  # of {"mf", "difficulty"}
         self.needs_answer_score = answer_score
         self._weak = Entry(0, False)
-        self._weak_checked = Entry(0, True)
-        self._last = Entry(tiers - 1, False)
+        self.weak_checked = Entry(0, True)
+        self.last = Entry(tiers - 1, False)
 
     def enter(self, signals: Signals) -> Entry:
         """The tier to start at. Raises `MissingSignal` when a score the rule needs is None or not finite."""
@@ -93,11 +93,11 @@ class PromptRule(Rule):
             for tier, score in enumerate(signals.tier_scores[: self.tiers - 1]):
                 if score < self.threshold:
                     return Entry(tier, False)
-            return self._last
+            return self.last
         score = getattr(signals, self._field)
         if not _is_number(score):
             raise self._missing(self._field, score)
-        return self._last if score >= self.threshold else self._weak
+        return self.last if score >= self.threshold else self._weak
 
     def limits(self, signals: Signals) -> tuple[float | None, float | None]:
         return (self.threshold if self.strategy == "mf" else None), None
@@ -112,7 +112,7 @@ class EvaluatorRule(Rule):
         super().__init__("evaluator", threshold, tiers, answer_score=True)
 
     def enter(self, signals: Signals) -> Entry:
-        return self._weak_checked
+        return self.weak_checked
 
     def accept(self, tier: int, signals: Signals) -> bool:
         score = self._score(signals)
@@ -134,10 +134,10 @@ class RandomRule(Rule):
         super().__init__("random", threshold, tiers)
 
     def enter(self, signals: Signals) -> Entry:
-        return self._last if signals.draw >= self.threshold else self._weak
+        return self.last if signals.draw >= self.threshold else self._weak
 
     def entry_probability(self, entry: Entry, signals: Signals) -> float:
-        return {self._last: 1.0 - self.threshold, self._weak: self.threshold}.get(entry, 0.0)
+        return {self.last: 1.0 - self.threshold, self._weak: self.threshold}.get(entry, 0.0)
 
 
 class CascadeRule(Rule):
@@ -163,7 +163,7 @@ class CascadeRule(Rule):
         top = self._joint[-1].costs.strong
         self._cuts = tuple(rule.cuts(threshold * (rule.costs.strong / top)) for rule in self._joint)
         self._entries = (
-            (self._weak, self._weak_checked),
+            (self._weak, self.weak_checked),
             *((Entry(tier, False), Entry(tier, True)) for tier in range(1, len(self._joint))),
         )
 
@@ -176,7 +176,7 @@ class CascadeRule(Rule):
                 raise self._missing(" and ".join(sorted(self.needs_prompt_scores)), None)
             if index < cuts.strong_from:
                 return unchecked if index < cuts.check_from else checked
-        return self._last
+        return self.last
 
     def accept(self, tier: int, signals: Signals) -> bool:
         if tier >= self.tiers - 1:

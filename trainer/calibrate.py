@@ -123,15 +123,10 @@ def fit_policy(
         by_prompt = strategy_sweeps(prompts, calibrate_scores(prompts, maps), draft, price_ratio)
         points |= quality_points(by_prompt, prompts, quality)
         unjudged = next((name for name in ("mf", "difficulty") if name in served), None)
-    thresholds = {
-        name: min(highest_threshold(name), max(1e-6, value))
-        for name, value in points.items()
-        if name not in ("length", "oracle")
-    }
     policy = Policy(
         version=version,
         default=served[0] if served else "random",
-        thresholds=thresholds,
+        thresholds=_thresholds(points),
         joint=joint,
         explore_share=explore_share,
         unjudged=unjudged,
@@ -148,6 +143,15 @@ def _served(scores: CalibratedScores) -> list[str]:
         "difficulty": scores.difficulty is not None,
     }
     return [name for name, known in there.items() if known]
+
+
+def _thresholds(points: Mapping[str, float]) -> dict[str, float]:
+    """Of the strategies that can be served, each where it is one."""
+    return {
+        name: min(highest_threshold(name), max(1e-6, value))
+        for name, value in points.items()
+        if name not in ("length", "oracle")
+    }
 
 
 def highest_threshold(strategy: str) -> float:

@@ -1,8 +1,8 @@
 """Dynamic batching for asyncio: many requests, one encoder run, an event loop that never waits for it.
 
 `submit` queues one item and awaits its result. A collector task takes what is there, waits at most
-`max_wait_ms` for company, sorts by length so that a batch pads little, and runs the batch function in one
-worker thread of its own. While all of them work the next batch gathers, so under load nobody waits on the
+`max_wait_ms` for company, sorts by length so that a batch pads little, and runs the batch function in a
+worker thread. While all of them work the next batch gathers, so under load nobody waits on the
 timer; what waits when several are free is shared out among them.
 
 A caller that is cancelled or times out leaves the queue at once; its item is skipped if the batch has
@@ -65,7 +65,7 @@ class Batcher(Generic[Item, Result]):
         self._waiting: list[_Waiting[Item, Result]] = []
         self._arrived = asyncio.Event()
         self._executor = ThreadPoolExecutor(workers, thread_name_prefix="upshift-scorer")
-        self._idle_workers = workers
+        self._workers = workers
         self._worker_idle = asyncio.Event()
         self._worker_idle.set()
         self._running: set[asyncio.Task[None]] = set()
@@ -99,7 +99,7 @@ class Batcher(Generic[Item, Result]):
             raise
 
     async def close(self) -> None:
-        """Refuse new work, fail what waits, let the running batch end. Safe to call twice."""
+        """Refuse new work, fail what waits, let the running batches end. Safe to call twice."""
         self._closed = True
         ending = [self._collector] if self._collector is not None else []
         for task in (*ending, *self._running):
@@ -125,11 +125,10 @@ class Batcher(Generic[Item, Result]):
                 self._arrived.clear()
 
     def _start(self, batch: list[_Waiting[Item, Result]]) -> None:
-        self._idle_workers -= 1
-        if self._idle_workers == 0:
-            self._worker_idle.clear()
         task = asyncio.create_task(self._run_batch(batch), name="upshift-batch")
         self._running.add(task)
+        if len(self._running) == self._workers:
+            self._worker_idle.clear()
         task.add_done_callback(partial(self._done, batch))
 
     def _done(self, batch: list[_Waiting[Item, Result]], task: asyncio.Task[None]) -> None:
@@ -137,7 +136,6 @@ class Batcher(Generic[Item, Result]):
             for waiting in batch:
                 _fail(waiting, BatcherClosed("the scorer's batcher was closed"))
         self._running.discard(task)
-        self._idle_workers += 1
         self._worker_idle.set()
 
     def _take(self) -> list[_Waiting[Item, Result]]:
@@ -146,7 +144,8 @@ class Batcher(Generic[Item, Result]):
         self._waiting = [w for w in self._waiting if not w.future.done()]
         if not self._waiting:
             return []
-        rows = min(self._max_batch_rows, -(-len(self._waiting) // self._idle_workers))
+        idle = self._workers - len(self._running)
+        rows = min(self._max_batch_rows, -(-len(self._waiting) // idle))
         oldest = self._waiting[0].length
         near = sorted(
             range(len(self._waiting)), key=lambda i: (i != 0, abs(self._waiting[i].length - oldest), i)

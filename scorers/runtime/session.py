@@ -27,7 +27,7 @@ from scorers.errors import EncoderError, ScoringFailed
 from scorers.runtime.graph import GRAPH_VERSION, LOWER_HALF, OUTPUTS, WORD_TABLE, Adapter, build_graph
 from scorers.runtime.int8 import SENTENCES, adds_bytes_exactly, quantise
 from scorers.runtime.vectors import VectorCache
-from scorers.tokenizer import TextTokenizer, TokenIds, token_buckets
+from scorers.tokenizer import TextTokenizer, TokenBatch, TokenIds, token_buckets
 
 # A few hundred tokens keep a CPU busy. What is more leaves its caches between one layer and the next (8 x 256
 # tokens cost 14 % more a row than 1 x 256), and pads more.
@@ -112,8 +112,7 @@ class EncoderSession:
         pooled = {n: np.zeros((len(items), self.folder.dimension), dtype=np.float32) for n in names}
         for rows in token_buckets([len(item) for item in items], _BATCH_TOKENS):
             batch = self.tokenizer.pad([items[row] for row in rows])
-            feed = {"ids": batch.ids, "mask": batch.mask, "type_ids": batch.type_ids}
-            for name, value in zip(names, self._session.run(list(names), feed), strict=True):
+            for name, value in zip(names, self._session.run(list(names), _feed(batch)), strict=True):
                 pooled[name][rows] = value
         if not np.isfinite(pooled[names[0]]).all():
             raise ScoringFailed(f"encoder {self.folder.name!r} gave numbers that are not finite")
@@ -196,10 +195,15 @@ def _load(path: Path) -> dict[str, np.ndarray]:
     return weights
 
 
-def _sentences(folder: EncoderFolder) -> list[Mapping[str, np.ndarray]]:
+def _sentences(folder: EncoderFolder) -> dict[str, np.ndarray]:
+    """The graph's input for `SENTENCES`."""
     tokenizer = TextTokenizer.of(folder, 64)
     batch = tokenizer.pad(tokenizer.encode_prompts(SENTENCES))
-    return [{"ids": batch.ids, "mask": batch.mask, "type_ids": batch.type_ids}]
+    return _feed(batch)
+
+
+def _feed(batch: TokenBatch) -> dict[str, np.ndarray]:
+    return {"ids": batch.ids, "mask": batch.mask, "type_ids": batch.type_ids}
 
 
 def _write_atomically(path: Path, data: bytes) -> None:

@@ -26,7 +26,7 @@ from tests.proxy.server_process import ServerProcess, server_process, write_conf
 CHAT = {"model": "weak", "messages": [{"role": "user", "content": "hello"}]}
 
 
-# Runs the command after it with descriptor N as its third, as systemd hands a socket over.
+# Runs the command after it with descriptor N as its descriptor 3, as systemd hands a socket over.
 AS_DESCRIPTOR_3 = "import os, sys; os.dup2(int(sys.argv[1]), 3); os.execv(sys.argv[2], sys.argv[2:])"
 _COUNTED_S = 0.3  # a request is counted after its last byte has gone out
 
