@@ -1,21 +1,22 @@
-"""A routed answer in the form that OpenAI's specification gives it.
+"""An answer in the form that OpenAI's specification gives it.
 
 Backends that call themselves compatible leave fields out (`refusal` beside streamed log-probabilities), send
 null where the specification knows none (`usage.prompt_tokens_details`), or tell another `created` in every
-chunk. Clients that validate what they get fail on it, and whoever routes cannot tell them which backend to
-blame. So what is missing is filled in and what may not be null is taken out; every other field stays, those
-the specification has never heard of too. An answer that conforms is not touched, and goes on as the bytes
-that came. It costs 2 us to look at a plain answer and 1 us for a chunk.
+chunk. Clients that validate what they get fail on it, and behind a proxy they blame the proxy. So what is
+missing is filled in and what may not be null is taken out; every other field stays, those the specification
+has never heard of too. An answer that conforms is not touched, and goes on as the bytes that came. It costs
+2 us to look at a plain answer and 1 us for a chunk.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from proxy.call import Api
+from proxy.json_object import drop_nulls, fill, objects, set_fields
 
 _IDS: dict[Api, str] = {"chat": "chatcmpl-", "completions": "cmpl-"}
 _PLAIN: dict[Api, str] = {"chat": "chat.completion", "completions": "text_completion"}
@@ -39,11 +40,11 @@ class AnswerForm:
     def complete(self, answer: dict[str, Any]) -> bool:
         """Complete a plain answer with its choices in place; whether anything was amiss."""
         head = self._read_head(answer, _PLAIN[self._api])
-        changed = _set(answer, head) | _drop_nulls(answer, ("system_fingerprint", "usage"))
+        changed = set_fields(answer, head) | drop_nulls(answer, ("system_fingerprint", "usage"))
         changed |= _complete_usage(answer.get("usage"))
         for index, choice in enumerate(answer["choices"]):
-            changed |= _drop_nulls(choice, ("index",))
-            changed |= _fill(choice, {"index": index, "logprobs": None})
+            changed |= drop_nulls(choice, ("index",))
+            changed |= fill(choice, {"index": index, "logprobs": None})
             if self._api == "chat":
                 changed |= _complete_logprobs(choice["logprobs"])
                 changed |= _complete_message(choice.get("message"))
@@ -53,18 +54,18 @@ class AnswerForm:
         """Complete a chunk of a stream in place; whether anything was amiss."""
         if not self._head:
             self._head = self._read_head(chunk, _CHUNK[self._api])
-        changed = _set(chunk, self._head) | _drop_nulls(chunk, ("system_fingerprint",))
+        changed = set_fields(chunk, self._head) | drop_nulls(chunk, ("system_fingerprint",))
         changed |= _complete_usage(chunk.get("usage"))
         if chunk.get("choices") is None:  # some backends' last chunk
             chunk["choices"], changed = [], True
-        for index, choice in enumerate(_items(chunk["choices"])):
-            changed |= _drop_nulls(choice, ("index",))
-            changed |= _fill(choice, {"index": index, "finish_reason": None})
+        for index, choice in enumerate(objects(chunk["choices"])):
+            changed |= drop_nulls(choice, ("index",))
+            changed |= fill(choice, {"index": index, "finish_reason": None})
             if choice["finish_reason"] == "":
                 choice["finish_reason"], changed = None, True
             if self._api == "chat":
                 changed |= _complete_logprobs(choice.get("logprobs"))
-                changed |= _fill(choice, {"delta": {}})
+                changed |= fill(choice, {"delta": {}})
                 changed |= _complete_delta(choice["delta"])
         return changed
 
@@ -73,11 +74,11 @@ class AnswerForm:
         if self._api != "chat":
             return False
         changed = False
-        for choice in _items(chunk["choices"]):
+        for choice in objects(chunk["choices"]):
             index = str(choice["index"])
             if index not in self._begun and isinstance(choice["delta"], dict):
                 self._begun.add(index)
-                changed |= _fill(choice["delta"], {"role": "assistant"})
+                changed |= fill(choice["delta"], {"role": "assistant"})
         return changed
 
     def _read_head(self, answer: Mapping[str, Any], kind: str) -> dict[str, Any]:
@@ -97,11 +98,6 @@ def _seconds(value: object) -> int:
     return int(time.time())
 
 
-def _items(value: object) -> list[dict[str, Any]]:
-    """The objects of an array; none where it is no array."""
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
-
-
 def _new_id(api: Api) -> str:
     return _IDS[api] + os.urandom(12).hex()
 
@@ -109,32 +105,32 @@ def _new_id(api: Api) -> str:
 def _complete_message(message: object) -> bool:
     if not isinstance(message, dict):
         return False
-    changed = _drop_nulls(message, _NO_NULL_MESSAGE) | _fill(message, _MESSAGE)
-    for call in _items(message.get("tool_calls")):
-        changed |= _drop_nulls(call, ("id", "type"))
+    changed = drop_nulls(message, _NO_NULL_MESSAGE) | fill(message, _MESSAGE)
+    for call in objects(message.get("tool_calls")):
+        changed |= drop_nulls(call, ("id", "type"))
         if "id" not in call:
             call["id"], changed = f"call_{os.urandom(12).hex()}", True
-        changed |= _fill(call, {"type": "function"})
+        changed |= fill(call, {"type": "function"})
     return changed
 
 
 def _complete_delta(delta: object) -> bool:
     if not isinstance(delta, dict):
         return False
-    changed = _drop_nulls(delta, _NO_NULL_DELTA)
-    for call in _items(delta.get("tool_calls")):
-        changed |= _drop_nulls(call, ("id", "type"))
+    changed = drop_nulls(delta, _NO_NULL_DELTA)
+    for call in objects(delta.get("tool_calls")):
+        changed |= drop_nulls(call, ("id", "type"))
         if isinstance(call.get("function"), dict):
-            changed |= _drop_nulls(call["function"], ("name", "arguments"))
+            changed |= drop_nulls(call["function"], ("name", "arguments"))
     return changed
 
 
 def _complete_logprobs(logprobs: object) -> bool:
     if not isinstance(logprobs, dict):
         return False
-    changed = _fill(logprobs, _LOGPROBS)
-    for token in _items(logprobs["content"]):
-        changed |= _drop_nulls(token, ("top_logprobs",)) | _fill(token, {"bytes": None})
+    changed = fill(logprobs, _LOGPROBS)
+    for token in objects(logprobs["content"]):
+        changed |= drop_nulls(token, ("top_logprobs",)) | fill(token, {"bytes": None})
         if "top_logprobs" not in token:
             token["top_logprobs"], changed = [], True
     return changed
@@ -143,35 +139,12 @@ def _complete_logprobs(logprobs: object) -> bool:
 def _complete_usage(usage: object) -> bool:
     if not isinstance(usage, dict):
         return False
-    changed = _drop_nulls(usage, tuple(usage))
-    changed |= _fill(usage, {"prompt_tokens": 0, "completion_tokens": 0})
+    changed = drop_nulls(usage, tuple(usage))
+    changed |= fill(usage, {"prompt_tokens": 0, "completion_tokens": 0})
     asked, given = usage["prompt_tokens"], usage["completion_tokens"]
     if "total_tokens" not in usage and isinstance(asked, int) and isinstance(given, int):
         usage["total_tokens"], changed = asked + given, True
     for name in _DETAILS:
         if isinstance(usage.get(name), dict):
-            changed |= _drop_nulls(usage[name], tuple(usage[name]))
+            changed |= drop_nulls(usage[name], tuple(usage[name]))
     return changed
-
-
-def _set(part: dict[str, Any], fields: Mapping[str, Any]) -> bool:
-    """Give `part` these fields; whether it had others."""
-    if all(part.get(name) == value for name, value in fields.items()):
-        return False
-    part.update(fields)
-    return True
-
-
-def _fill(part: dict[str, Any], fields: Mapping[str, Any]) -> bool:
-    """Add the fields that `part` lacks; whether it lacked any."""
-    missing = {name: value for name, value in fields.items() if name not in part}
-    part.update(missing)
-    return bool(missing)
-
-
-def _drop_nulls(part: dict[str, Any], names: Iterable[str]) -> bool:
-    """Take out those of the fields that are null; whether any was."""
-    nulls = [name for name in names if name in part and part[name] is None]
-    for name in nulls:
-        del part[name]
-    return bool(nulls)

@@ -1,8 +1,8 @@
 """POST /v1/embeddings: to the configured embeddings backend, else to a tier's own.
 
 A routed name has no embedding of its own: vectors of two models can't be mixed in one index, so there is
-nothing to route, and without an `embeddings` section it means the last tier. A backend that serves no
-embeddings says so with its own 404.
+nothing to route, and without an `embeddings` section it means the last tier. Where a backend has no such URL
+the answer is a 404 that names the remedy.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from proxy.backends.tls import backend_tls
 from proxy.call import decode_fields, encode_fields, kind_of, load_field, string_field
 from proxy.gateway import Gateway
 from proxy.models import Pinned
-from proxy.pass_through import PassThrough, Target
+from proxy.pass_through import PassThrough, Target, lacks_api
 from proxy.settings import Settings, read_secret
 from proxy.wire import ClientGone, Receive, Scope, Send, read_body
 from proxy.wire_error import ApiError
@@ -45,13 +45,23 @@ class Embeddings:
             _check_input(fields)
             target = self._target(string_field(fields, "model"))
             body = encode_fields(body, fields, {"model": orjson.dumps(target.tier.model)})
-            await self._passing.serve(_LABEL, scope, receive, send, target, "/embeddings", body, needs="data")
+            if not await self._passing.serve(
+                _LABEL, scope, receive, send, target, "/embeddings", body, needs="data", declines=lacks_api
+            ):
+                raise self._none(target)
         except (ApiError, ClientGone) as error:
             await gateway.refuse(_LABEL, scope, send, error)
 
     async def close(self) -> None:
         if self._own is not None:
             await self._own.backend.close()
+
+    def _none(self, target: Target) -> ApiError:
+        """The backend has no such URL."""
+        advice = f"name {self.model!r}" if self.model else "configure an `embeddings` backend"
+        return ApiError(
+            404, f"The backend of {target.tier.model!r} serves no embeddings; {advice}.", param="model"
+        )
 
     def _target(self, model: str | None) -> Target:
         """Raises `ApiError` 400, 404."""

@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 
 from proxy.admission import Admission
+from proxy.answer_form import AnswerForm
 from proxy.answer_headers import Cors, decision_headers, opening_headers, passed_on, request_id, traced
 from proxy.arms import Arm, Arms
 from proxy.attempt import TierAttempt
@@ -25,6 +26,7 @@ from proxy.loop.shadow import Budget, Shadows
 from proxy.metrics import Metrics
 from proxy.models import ModelNames, Pinned, Routed
 from proxy.operating_point import OperatingPoint
+from proxy.pinned_form import PinnedForm, plain_body
 from proxy.pinned_relay import PinnedRelay
 from proxy.record import Record
 from proxy.recorder import Recorder
@@ -198,7 +200,7 @@ class Gateway:
         return arm, target
 
     async def _pinned(self, exchange: Exchange, target: Pinned) -> None:
-        """No routing: the backend's bytes as they are, the decision in headers only."""
+        """No routing: the backend's answer as it is, the decision in headers only."""
         record, tier = exchange.record, self.ladder[target.tier]
         record.strategy = "pinned"
         route = record.route = Route(target.tier, "pinned", "pinned", "pinned")
@@ -209,15 +211,17 @@ class Gateway:
                 await self._tiers.relay_error(exchange, attempt)
                 return
             exchange.headers += passed_on(attempt.headers)
+            form = AnswerForm(exchange.call.api, tier.model)
             if exchange.call.stream:
-                await exchange.send_stream(attempt.status, PinnedRelay(attempt).pieces())
+                pieces = PinnedForm(form).pieces(PinnedRelay(attempt).pieces())
+                await exchange.send_stream(attempt.status, pieces)
                 if attempt.standing == "failed":
                     attempt.disown()
                     record.outcome = "upstream_error"
             else:
                 await attempt.complete()
                 self.recorder.settle(record, attempt, served=True)
-                await exchange.send_plain(attempt.status, attempt.body)
+                await exchange.send_plain(attempt.status, plain_body(attempt, form))
         except BackendError as error:
             attempt.disown()
             raise from_backend_error(error, tier.name) from error

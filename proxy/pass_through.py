@@ -1,7 +1,7 @@
 """Calls that go to one backend as they are: embeddings, and the Responses API of a tier that has it.
 
-No cascade, nothing held back: the backend's bytes reach the client unchanged, the headers say which backend
-it was, and tokens are counted from the `usage` object wherever it stands.
+No cascade, nothing held back: the backend's bytes reach the client, unchanged where they have the API's form,
+the headers say which backend it was, and tokens are counted from the `usage` object wherever it stands.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import orjson
 
@@ -44,7 +45,7 @@ from proxy.wire import (
     send_start,
     send_whole,
 )
-from proxy.wire_error import ApiError, from_backend_error, from_backend_reply
+from proxy.wire_error import ApiError, error_code, from_backend_error, from_backend_reply
 from routing.deadline import Deadline
 from routing.decision import Route
 from routing.errors import BackendBroken, BackendError
@@ -56,6 +57,15 @@ _USAGE = re.compile(rb'"usage" ?: ?(\{(?:[^{}]|\{[^{}]*\})*\})')
 _END = re.compile(rb'"response\.(?:completed|incomplete|failed)"|"type" ?: ?"error"|\ndata: ?\[DONE\]')
 _NUMBER = re.compile(rb'"sequence_number" ?: ?(\d+)')
 _SSE: Headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+
+
+class Form(Protocol):
+    """Completes what a backend leaves out of an API's answers; what conforms stays the same bytes."""
+
+    def plain(self, body: bytes) -> bytes: ...
+
+    def events(self, events: bytes) -> bytes: ...
+
 
 Declines = Callable[[int, bytes], bool]  # (status, body of an error): this backend has no such API
 
@@ -77,6 +87,7 @@ class _Exchange:
     hold: Hold
     deadline: Deadline
     needs: str
+    form: Form | None
     started: bool = False
 
 
@@ -89,10 +100,11 @@ class PassThrough:
     async def serve(
         self, label: str, scope: Scope, receive: Receive, send: Send, target: Target,
         path: str, body: bytes, *, stream: bool = False, method: str = "POST",
-        declines: Declines | None = None, needs: str = "",
+        declines: Declines | None = None, needs: str = "", form: Form | None = None,
     ) -> bool:  # fmt: skip
         """Answer the request whose body has been read; `label` names the API in metrics, `needs` the field
-        without which an answer is none. Raises `ApiError` 400 for a deadline that is none.
+        without which an answer is none, `form` what an answer has to look like. Raises `ApiError` 400 for a
+        deadline that is none.
 
         False: `declines` recognised the error, nothing was sent, somebody else has to answer.
         """
@@ -104,7 +116,7 @@ class PassThrough:
         gateway.recorder.open(record, scope)
         exchange = _Exchange(
             send, record, opening_headers(record.request_id, gateway.cors.headers(scope)),
-            scope.get(HOLD) or Hold(), deadline, needs,
+            scope.get(HOLD) or Hold(), deadline, needs, form,
         )  # fmt: skip
         forwarded = {"x-request-id": record.request_id, **traced(scope)}
         request = BackendRequest(path, body, stream, forwarded, None, method)
@@ -198,6 +210,8 @@ class PassThrough:
             (b"x-upshift-cost-usd", b"%.10g" % record.cost_usd),
             processing_ms(record.started),
         ]
+        if exchange.form is not None:
+            body = exchange.form.plain(body)
         await send_whole(exchange.send, reply.status, exchange.headers, body)
 
     async def _relay_stream(self, exchange: _Exchange, target: Target, reply: BackendReply) -> None:
@@ -210,6 +224,8 @@ class PassThrough:
             tail = (tail + piece)[-_TAIL_BYTES:]
             if not exchange.started:
                 await self._start_stream(exchange, reply)
+            if exchange.form is not None:
+                piece = exchange.form.events(piece)
             await exchange.send({"type": "http.response.body", "body": piece, "more_body": True})
         if not _END.search(tail):
             raise BackendBroken("the stream ended before its last event")
@@ -276,6 +292,14 @@ async def whole_pieces(pieces: AsyncIterator[bytes], hold: Hold) -> AsyncIterato
         if (data := event_data(last)) and data != b"[DONE]":
             decode_event(data)  # a last event may lack its blank line, but not its half
         yield last
+
+
+def lacks_api(status: int, body: bytes) -> bool:
+    """Whether an error means that the URL is unknown, and not the model or a stored response."""
+    if status not in (404, 405, 501):
+        return False
+    words = error_code(body)
+    return "model" not in words and "resp_" not in words
 
 
 def check_answer(body: bytes, needs: str) -> None:

@@ -13,24 +13,17 @@ import orjson
 from proxy.call import check_type, decode_fields, encode_fields, string_field
 from proxy.gateway import Gateway
 from proxy.models import Pinned
-from proxy.pass_through import PassThrough, Target
+from proxy.pass_through import PassThrough, Target, lacks_api
 from proxy.replay import replayed, with_body
 from proxy.responses.answer import AnswerTranslator
+from proxy.responses.form import ResponseForm
 from proxy.responses.frame import Frame
 from proxy.responses.request import stateful_field, to_chat
 from proxy.wire import ClientGone, Receive, Scope, Send, read_body
-from proxy.wire_error import ApiError, error_code
+from proxy.wire_error import ApiError
 
 _LABEL = "responses"
 _LACKING_S = 60.0
-
-
-def lacks_api(status: int, body: bytes) -> bool:
-    """Whether an error means that the URL is unknown, and not the model or a stored response."""
-    if status not in (404, 405, 501):
-        return False
-    words = error_code(body)
-    return "model" not in words and "resp_" not in words
 
 
 class Responses:
@@ -84,7 +77,7 @@ class Responses:
         target = Target(tier, self._gateway.backends[index], index)
         answered = await self._passing.serve(
             _LABEL, scope, receive, send, target, "/responses", changed, stream=stream,
-            declines=None if stateful else lacks_api,
+            declines=None if stateful else lacks_api, form=ResponseForm(),
         )  # fmt: skip
         if not answered:
             self._lacking_until[index] = time.monotonic() + _LACKING_S

@@ -10,6 +10,7 @@ import re
 
 from proxy.gateway import Gateway
 from proxy.pass_through import PassThrough, Target
+from proxy.responses.form import ResponseForm
 from proxy.wire import ClientGone, Receive, Scope, Send, read_body
 from proxy.wire_error import ApiError
 
@@ -47,7 +48,7 @@ class StoredResponses:
                 target = Target(tier, gateway.backends[index], index)
                 if await self._passing.serve(
                     _LABEL, scope, receive, send, target, path, b"", method=scope["method"],
-                    stream="stream=true" in query, declines=_unknown_here,
+                    stream="stream=true" in query, declines=_unknown_here, form=ResponseForm(),
                 ):  # fmt: skip
                     return
             raise ApiError(

@@ -35,11 +35,16 @@ def test_without_a_backend_of_its_own_the_tier_is_asked(api: ApiServer, model: s
     assert b"upshift" not in answer.content
 
 
-def test_a_tier_without_embeddings_answers_404_itself(api: ApiServer):
+def test_a_tier_without_embeddings_is_a_404_that_names_the_remedy(api: ApiServer):
     api.strong.script.lacks = frozenset({"/embeddings"})
     answer = embed(api)
     assert answer.status_code == 404
-    assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+    assert answer.json()["error"] == {
+        "message": "The backend of 'strong-model' serves no embeddings; configure an `embeddings` backend.",
+        "type": "invalid_request_error",
+        "param": "model",
+        "code": None,
+    }
 
 
 @pytest.mark.parametrize("value", [None, 4, [], "", {"a": 1}])
@@ -60,6 +65,8 @@ def test_configured_backend():
                 assert answer.status_code == 200, answer.text
                 assert answer.headers["x-upshift-model"] == "vectors"
             assert embed(api, model="weak").headers["x-upshift-tier"] == "weak"
+            api.weak.script.lacks = frozenset({"/embeddings"})
+            assert embed(api, model="weak").json()["error"]["message"].endswith("name 'vectors'.")
             assert embed(api, model="nothing").status_code == 404
             listed = api.http.get("/v1/models").json()["data"]
             assert "vectors" in [card["id"] for card in listed]

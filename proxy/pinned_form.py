@@ -1,0 +1,48 @@
+"""A pinned answer in OpenAI's form, where the backend's own is another; else the bytes that came.
+
+A stream's first events tell: where they conform, the rest goes on unread, but for the one with the usage, in
+which some say null where the specification has no null.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import orjson
+
+from proxy.answer_form import AnswerForm
+from proxy.attempt import TierAttempt
+from proxy.mended_events import mend_events
+
+_PROBED = 3  # the role, and content
+_USAGE = (b'"usage":{', b'"usage": {')
+
+
+def plain_body(attempt: TierAttempt, form: AnswerForm) -> bytes:
+    """The body of a plain answer that has been read."""
+    data = attempt.data
+    return orjson.dumps(data) if data is not None and form.complete(data) else attempt.body
+
+
+class PinnedForm:
+    """Completes the chunks of one pinned stream."""
+
+    def __init__(self, form: AnswerForm) -> None:
+        self._form = form
+        self._probes = _PROBED
+        self._mends = False
+
+    async def pieces(self, events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """The same events; pieces hold whole ones. Raises as `events` does."""
+        async for piece in events:
+            if self._probes or self._mends or any(mark in piece for mark in _USAGE):
+                piece = mend_events(piece, self._complete)
+            yield piece
+
+    def _complete(self, chunk: dict[str, Any]) -> bool:
+        amiss = self._form.complete_chunk(chunk)
+        if self._probes:
+            self._probes -= 1
+            self._mends |= amiss
+        return self._form.begin_choices(chunk) | amiss
