@@ -25,7 +25,7 @@ def plain_answer() -> bytes:
     body = json.dumps({
         "id": "chatcmpl-null", "object": "chat.completion", "created": 1, "model": "null",
         "choices": [{"index": 0, "finish_reason": "stop", "logprobs": None,
-                     "message": {"role": "assistant", "content": text}}],
+                     "message": {"role": "assistant", "content": text, "refusal": None}}],
         "usage": {"prompt_tokens": 12, "completion_tokens": 18, "total_tokens": 30},
     }).encode()  # fmt: skip
     head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
@@ -42,7 +42,8 @@ def stream_answer(chunks: int, batch: int = _BATCH) -> list[bytes]:
         })  # fmt: skip
         return _http_chunk(b"data: " + data.encode() + b"\n\n")
 
-    events = [event({"content": f" word{index}"}) for index in range(chunks - 1)] + [event({}, "stop")]
+    first = event({"role": "assistant", "content": " word0"})
+    events = [first, *(event({"content": f" word{at}"}) for at in range(1, chunks - 1)), event({}, "stop")]
     head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
     writes = [b"".join(events[at : at + batch]) for at in range(0, chunks, batch)]
     return [head + writes[0], *writes[1:], _http_chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"]

@@ -4,8 +4,8 @@ Backends that call themselves compatible leave fields out (`refusal` beside stre
 null where the specification knows none (`usage.prompt_tokens_details`), or tell another `created` in every
 chunk. Clients that validate what they get fail on it, and behind a proxy they blame the proxy. So what is
 missing is filled in and what may not be null is taken out; every other field stays, those the specification
-has never heard of too. An answer that conforms is not touched, and goes on as the bytes that came. It costs
-2 us to look at a plain answer and 1 us for a chunk.
+has never heard of too. An answer that conforms is not touched, and goes on as the bytes that came. It costs a
+few us to look at a plain answer or a chunk.
 """
 
 from __future__ import annotations

@@ -13,22 +13,27 @@ def objects(value: object) -> list[dict[str, Any]]:
 
 def set_fields(part: dict[str, Any], fields: Mapping[str, Any]) -> bool:
     """Give `part` these fields; whether it had others."""
-    if all(part.get(name) == value for name, value in fields.items()):
-        return False
-    part.update(fields)
-    return True
+    for name, value in fields.items():
+        if part.get(name) != value:
+            part.update(fields)
+            return True
+    return False
 
 
 def fill(part: dict[str, Any], fields: Mapping[str, Any]) -> bool:
     """Add the fields that `part` lacks; whether it lacked any."""
-    missing = {name: value for name, value in fields.items() if name not in part}
-    part.update(missing)
-    return bool(missing)
+    if part.keys() >= fields.keys():
+        return False
+    for name in fields:
+        part.setdefault(name, fields[name])
+    return True
 
 
 def drop_nulls(part: dict[str, Any], names: Iterable[str]) -> bool:
     """Take out those of the fields that are null; whether any was."""
-    nulls = [name for name in names if name in part and part[name] is None]
-    for name in nulls:
-        del part[name]
-    return bool(nulls)
+    dropped = False
+    for name in names:
+        if part.get(name, part) is None:
+            del part[name]
+            dropped = True
+    return dropped

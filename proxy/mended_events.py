@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,25 +9,28 @@ import orjson
 
 from proxy.sse import event_data
 
-_END = re.compile(rb"(\r?\n\r?\n)")
 Complete = Callable[[dict[str, Any]], bool]  # changes what an event says in place; whether it did
+
+
+def line_feeds(events: bytes) -> bytes:
+    """The same events with plain line ends."""
+    return events.replace(b"\r\n", b"\n") if b"\r" in events else events
 
 
 def mend_events(events: bytes, complete: Complete) -> bytes:
     """`events`, whole ones, after `complete` saw each that is a JSON object. Comments, `[DONE]` and what is
-    no object stay as they are, and so do errors: their form is not an answer's."""
-    parts = _END.split(events)  # an event, its blank line, an event, ...
-    pairs = zip(parts[::2], [*parts[1::2], b""], strict=True)
-    return b"".join(_mended(event, end, complete) for event, end in pairs)
+    no object stay as they are, and so do errors: their form is not an answer's. Lines end in LF."""
+    return b"".join(
+        [_mended(event + b"\n\n", complete) for event in line_feeds(events).split(b"\n\n") if event]
+    )
 
 
-def _mended(event: bytes, end: bytes, complete: Complete) -> bytes:
-    lines = event.replace(b"\r\n", b"\n")
+def _mended(event: bytes, complete: Complete) -> bytes:
     try:
-        said = orjson.loads(event_data(lines) or b"null")
+        said = orjson.loads(event_data(event) or b"null")
     except orjson.JSONDecodeError:
-        return event + end
+        return event
     if not isinstance(said, dict) or said.get("error") or not complete(said):
-        return event + end
-    others = [line for line in lines.split(b"\n") if not line.startswith(b"data:")]
+        return event
+    others = [line for line in event.split(b"\n") if line and not line.startswith(b"data:")]
     return b"\n".join([*others, b"data: " + orjson.dumps(said), b"\n"])

@@ -64,7 +64,10 @@ async def test_a_stream_that_does_not_is_mended_in_every_chunk(cuts: list[int]) 
     said = [{**HEAD, "choices": [content(text)]} for text in "abcdef"]
     usage = {"prompt_tokens": 1, "completion_tokens": 6, "total_tokens": 7, "prompt_tokens_details": None}
     data = b"".join(map(event, [*said, {**HEAD, "choices": [], "usage": usage, "own": None}]))
-    *chunks, last, done = events(await passed(*whole_pieces(data + b"data: [DONE]\n\n", cuts)))
+    sent = await passed(*whole_pieces(data + b"data: [DONE]\n\n", cuts))
+    returns = [piece.replace(b"\n", b"\r\n") for piece in whole_pieces(data + b"data: [DONE]\n\n", cuts)]
+    assert await passed(*returns) == sent
+    *chunks, last, done = events(sent)
     assert done == "[DONE]"
     assert [one["choices"][0]["delta"]["content"] for one in chunks] == list("abcdef")
     assert chunks[0]["choices"][0]["delta"]["role"] == "assistant"
@@ -78,6 +81,10 @@ async def test_later_chunks_are_not_read_where_the_first_conform() -> None:
     conform = whole_stream(usage=False, done=False)
     assert await passed(conform, odd) == conform + odd
     assert await passed(odd, odd) != odd + odd
+    usage = event({**HEAD, "choices": [], "usage": {"prompt_tokens": 1, "prompt_tokens_details": None}})
+    *_, last = events(await passed(conform, odd + usage))
+    assert last["usage"] == {"prompt_tokens": 1, "completion_tokens": 0, "total_tokens": 1}
+    assert (await passed(conform, odd + usage)).startswith(conform + odd)
 
 
 @pytest.mark.parametrize(
