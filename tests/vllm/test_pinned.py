@@ -1,4 +1,4 @@
-"""Asking for a tier or a backend's model id: what vLLM says is passed on as it is."""
+"""Asking for a tier or a model id: vLLM's own answer, but for what OpenAI's specification does not have."""
 
 from __future__ import annotations
 
@@ -43,12 +43,19 @@ def test_a_tier_name_pins_too(client: openai.OpenAI, weak_direct: openai.OpenAI)
     assert _without_identity(raw.parse()) == _without_identity(direct)
 
 
-def test_pinned_bytes_differ_from_vllms_in_id_and_time_only(stack: Stack) -> None:
+def test_pinned_answers_differ_from_vllms_in_id_time_and_nulls_only(stack: Stack) -> None:
     body = {"model": "demo-phi", **ask(PROMPTS[1])}
     through = httpx.post(f"{stack.proxy.base_url}/chat/completions", json=body, timeout=30.0)
     direct = httpx.post(f"{stack.weak.base_url}/chat/completions", json=body, timeout=30.0)
     one, other = through.json(), direct.json()
     assert list(one) == list(other)
+    message = other["choices"][0]["message"]
+    for part, names in (
+        (other["usage"], ("prompt_tokens_details", "completion_tokens_details")),
+        (message, ("annotations", "function_call")),
+    ):
+        for name in names:
+            assert part.pop(name) is None
     for answer in (one, other):
         del answer["id"], answer["created"]
     assert one == other
