@@ -181,6 +181,8 @@ class PassThrough:
                 if not 200 <= reply.status < 300:
                     body = await read_whole(reply, exchange.hold)
                     if declines is not None and declines(reply.status, body):
+                        if use is not None:
+                            recorder.end(use, "error")  # this record is never finished
                         return False
                     raise from_backend_reply(reply.status, body, reply.headers, tier.name)
                 await self._relay(exchange, target, reply, request.stream)

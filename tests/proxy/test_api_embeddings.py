@@ -45,6 +45,7 @@ def test_a_tier_without_embeddings_is_a_404_that_names_the_remedy(api: ApiServer
         "param": "model",
         "code": None,
     }
+    assert 'upshift_backend_in_flight_requests{tier="strong"} 0.0' in api.http.get("/metrics").text
 
 
 @pytest.mark.parametrize("value", [None, 4, [], "", {"a": 1}])

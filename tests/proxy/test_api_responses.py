@@ -300,6 +300,7 @@ def test_pinned_tier_without_the_api_is_translated(own_api: ApiServer):
     assert first["status"] == second["status"] == "completed"
     paths = [seen.path for seen in api.weak.seen]
     assert paths == ["/responses", "/chat/completions", "/chat/completions"]  # it is not asked every time
+    assert 'upshift_backend_in_flight_requests{tier="weak"} 0.0' in api.http.get("/metrics").text
 
 
 @pytest.mark.parametrize(
