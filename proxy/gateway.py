@@ -26,7 +26,7 @@ from proxy.loop.shadow import Budget, Shadows
 from proxy.metrics import Metrics
 from proxy.models import ModelNames, Pinned, Routed
 from proxy.operating_point import OperatingPoint
-from proxy.pinned_form import PinnedForm, plain_body
+from proxy.pinned_form import PinnedForm, pinned_body
 from proxy.pinned_relay import PinnedRelay
 from proxy.record import Record
 from proxy.recorder import Recorder
@@ -221,7 +221,7 @@ class Gateway:
             else:
                 await attempt.complete()
                 self.recorder.settle(record, attempt, served=True)
-                await exchange.send_plain(attempt.status, plain_body(attempt, form))
+                await exchange.send_plain(attempt.status, pinned_body(attempt, form))
         except BackendError as error:
             attempt.disown()
             raise from_backend_error(error, tier.name) from error

@@ -7,14 +7,9 @@ from typing import Any
 
 import orjson
 
-from proxy.sse import event_data
+from proxy.sse import data_event, event_data, line_feeds
 
 Complete = Callable[[dict[str, Any]], bool]  # changes what an event says in place; whether it did
-
-
-def line_feeds(events: bytes) -> bytes:
-    """The same events with plain line ends."""
-    return events.replace(b"\r\n", b"\n") if b"\r" in events else events
 
 
 def mend_events(events: bytes, complete: Complete) -> bytes:
@@ -32,5 +27,5 @@ def _mended(event: bytes, complete: Complete) -> bytes:
         return event
     if not isinstance(said, dict) or said.get("error") or not complete(said):
         return event
-    others = [line for line in event.split(b"\n") if line and not line.startswith(b"data:")]
-    return b"\n".join([*others, b"data: " + orjson.dumps(said), b"\n"])
+    others = [line + b"\n" for line in event.split(b"\n") if line and not line.startswith(b"data:")]
+    return b"".join(others) + data_event(orjson.dumps(said))

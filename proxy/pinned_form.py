@@ -13,13 +13,14 @@ import orjson
 
 from proxy.answer_form import AnswerForm
 from proxy.attempt import TierAttempt
-from proxy.mended_events import line_feeds, mend_events
+from proxy.mended_events import mend_events
+from proxy.sse import line_feeds
 
 _PROBED = 2  # the role, and content
 _USAGE = (b'"usage":{', b'"usage": {')
 
 
-def plain_body(attempt: TierAttempt, form: AnswerForm) -> bytes:
+def pinned_body(attempt: TierAttempt, form: AnswerForm) -> bytes:
     """The body of a plain answer that has been read."""
     data = attempt.data
     return orjson.dumps(data) if data is not None and form.complete(data) else attempt.body

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 
 from proxy.attempt import TierAttempt, decode_event
 from proxy.completion import StreamReader, read_usage
-from proxy.sse import DONE, MAX_EVENT_BYTES, EventSplitter, event_data, whole_events
+from proxy.sse import DONE, MAX_EVENT_BYTES, EventSplitter, event_data, line_feeds, whole_events
 from routing.errors import BackendBroken, BackendError
 
 _ENDING_BYTES = 4096  # the usage object is in the last of them
@@ -151,7 +151,7 @@ def _error_end(events: bytes) -> int:
     at = 0
     for end in _EVENT_END.finditer(events):
         event, at = events[at : end.end()], end.end()
-        if b'"error"' in event and _is_error(event_data(event.replace(b"\r\n", b"\n"))):
+        if b'"error"' in event and _is_error(event_data(line_feeds(event))):
             return at
     return 0
 

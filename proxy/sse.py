@@ -73,6 +73,11 @@ def event_data(event: bytes) -> bytes:
     return b"\n".join(lines)
 
 
+def line_feeds(events: bytes) -> bytes:
+    """The same events with plain line ends."""
+    return events.replace(b"\r\n", b"\n") if b"\r" in events else events
+
+
 def whole_events(data: bytes) -> int:
     """How many bytes of `data` are whole events, with LF or CRLF line ends."""
     lf, crlf = data.rfind(b"\n\n"), data.rfind(b"\r\n\r\n")

@@ -13,15 +13,11 @@ from hypothesis import strategies as st
 
 from proxy.answer_form import AnswerForm
 from proxy.attempt import Asked, TierAttempt
-from proxy.pinned_form import PinnedForm, plain_body
+from proxy.pinned_form import PinnedForm, pinned_body
+from tests.proxy.test_answer_form import HEAD, event
 from tests.proxy.test_relay import PieceReply, events, make_call, whole_stream
 
-HEAD = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
 TOKEN = {"token": "a", "logprob": -1.0, "bytes": [97], "top_logprobs": []}
-
-
-def event(data: dict[str, Any]) -> bytes:
-    return b"data: " + orjson.dumps(data) + b"\n\n"
 
 
 async def passed(*pieces: bytes) -> bytes:
@@ -113,7 +109,7 @@ async def test_a_plain_answer_is_mended_or_the_same_bytes() -> None:
     async def sent(raw: bytes) -> bytes:
         attempt = TierAttempt(0, make_call(stream=False), PieceReply([raw]), Asked())
         await attempt.complete()
-        return plain_body(attempt, AnswerForm("chat", "phi"))
+        return pinned_body(attempt, AnswerForm("chat", "phi"))
 
     assert await sent(body()) == body()
     mended = orjson.loads(await sent(body(prompt_tokens_details=None)))

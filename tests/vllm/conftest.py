@@ -59,7 +59,7 @@ def stack(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         running.append(strong)
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(_warm_up, (weak, strong)))
-        proxy = _start_proxy(weak, strong, logs / "proxy.log")
+        proxy = start_proxy(weak.pair, strong.pair, logs / "proxy.log")
         running.append(proxy)
         proxy.wait_ready("/readyz", PROXY_READY_TIMEOUT_S)
         yield Stack(proxy, weak, strong)
@@ -82,12 +82,13 @@ def _warm_up(server: ServerProcess) -> None:
     httpx.post(f"{server.base_url}/chat/completions", json=body, timeout=120.0).raise_for_status()
 
 
-def _start_proxy(weak: ServerProcess, strong: ServerProcess, log: Path) -> ServerProcess:
+def start_proxy(weak: str, strong: str, log: Path) -> ServerProcess:
+    """With the embedded pair's bundle; `weak` and `strong` as `URL#MODEL`."""
     port = pick_port()
     repository = HERE.parent.parent
     command = [
         *(sys.executable, "-c", "from proxy.cli import main; main()", "serve"),
-        *("--weak", weak.pair, "--strong", strong.pair, "--port", str(port)),
+        *("--weak", weak, "--strong", strong, "--port", str(port)),
         *("--bundle", str(repository / "demo" / "bundle")),
     ]
     return ServerProcess(command, port, log, {"PYTHONPATH": str(repository), "UPSHIFT_API_KEYS": ""})

@@ -6,7 +6,6 @@ One server stands for both tiers, under two names: what is asked here goes to th
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ import openai
 import pydantic
 import pytest
 
-from tests.server_process import ServerProcess, pick_port
-from tests.vllm.conftest import PROXY_READY_TIMEOUT_S, VLLM_READY_TIMEOUT_S, skip_elsewhere
+from tests.server_process import ServerProcess
+from tests.vllm.conftest import PROXY_READY_TIMEOUT_S, VLLM_READY_TIMEOUT_S, skip_elsewhere, start_proxy
 from tests.vllm.environment import ensure_vllm_python
 from tests.vllm.process import vllm_process
 from tests.vllm.tool_writer import make_tool_writer
@@ -69,15 +68,10 @@ def writer(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @pytest.fixture(scope="module")
-def sdk(repository: Path, writer: ServerProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def sdk(writer: ServerProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """OpenAI's client of a proxy with the embedded pair's bundle, which never saw tools."""
-    port, log = pick_port(), tmp_path_factory.mktemp("proxy") / "log"
-    command = [
-        *(sys.executable, "-c", "from proxy.cli import main; main()", "serve", "--port", str(port)),
-        *("--weak", f"{writer.base_url}#small", "--strong", f"{writer.base_url}#large"),
-        *("--bundle", str(repository / "demo" / "bundle")),
-    ]
-    proxy = ServerProcess(command, port, log, {"PYTHONPATH": str(repository), "UPSHIFT_API_KEYS": ""})
+    log = tmp_path_factory.mktemp("proxy") / "log"
+    proxy = start_proxy(f"{writer.base_url}#small", f"{writer.base_url}#large", log)
     try:
         proxy.wait_ready("/readyz", PROXY_READY_TIMEOUT_S)
         with openai.OpenAI(base_url=proxy.base_url, api_key="unused", max_retries=0, timeout=50.0) as client:
