@@ -49,7 +49,8 @@ def opened(url: str, **settings: Any) -> Iterator[tuple[QueuedLog, Drops]]:
     try:
         yield log, drops
     finally:
-        log._stop.set()
+        log._stop = True
+        log._wake.set()
         log._thread.join(15)
         assert not log._thread.is_alive()
 
@@ -99,6 +100,17 @@ def test_rows_arrive_whole_and_in_order(path):
     assert first["stream"] == 1
     assert first["answer_score"] == 0.75
     assert first["prompt"] == "größer\0猫"
+
+
+def test_many_rows_are_written_before_the_interval_is_over(path):
+    with opened(f"sqlite:///{path}", flush_interval_s=60) as (log, _):
+        for number in range(49):
+            log.record(row(number))
+        time.sleep(0.2)
+        assert log.waiting == 49
+        log.record(row(49))
+        until(lambda: not log.waiting)
+        assert len(query(path)) == 50
 
 
 async def test_close_writes_what_waits(path):
