@@ -26,8 +26,6 @@ from routing.protocols import DecisionLog
 
 _log = logging.getLogger("upshift.log")
 COLUMNS = TABLES["decisions"]
-_BATCH_ROWS = 2_000
-_BURST_ROWS = 50  # are written at once: a core taken for a millisecond is a request late by two
 _FEW_ROWS = 50  # at a time, for a database that has no room for more
 _RETRY_S = 1.0
 _TRIM_INTERVAL_S = 60.0
@@ -45,6 +43,8 @@ class RowRefused(DatabaseDown):
 
 class Store(Protocol):
     """A database, used by the writer thread alone. Every method but `close` raises `DatabaseDown`."""
+
+    most_rows: int  # of one write; so many are not left waiting for the interval to end
 
     def write(self, rows: Sequence[Row], table: str = "decisions") -> None:
         """All of `rows`, of one table, in one transaction, or none."""
@@ -72,7 +72,7 @@ class QueuedLog:
         self._trim_at = time.monotonic()
         self._down = False
         self._wrote = True
-        self._batch_rows = _BATCH_ROWS
+        self._batch_rows = store.most_rows
         self._thread = threading.Thread(target=self._run, name="decision-log", daemon=True)
         self._thread.start()
 
@@ -86,7 +86,7 @@ class QueuedLog:
         if len(self._rows) >= settings.max_queued_rows:
             self._on_drop(1)
             return
-        values = tuple(row.get(name) for name in TABLES[table])
+        values = tuple(map(row.get, TABLES[table]))
         if settings.store_text:
             count = _count_text(values)
             if self._text_in - self._text_out + count > settings.max_queued_mib << 20:
@@ -94,7 +94,7 @@ class QueuedLog:
                 return
             self._text_in += count
         self._rows.append((table, values))
-        if len(self._rows) == _BURST_ROWS:
+        if len(self._rows) == self._store.most_rows:
             self._wake.set()
 
     async def close(self) -> None:
@@ -108,11 +108,11 @@ class QueuedLog:
 
     def _run(self) -> None:
         while True:
-            self._wake.wait(_RETRY_S if self._down else self._settings.flush_interval_s)
+            many = self._wake.wait(_RETRY_S if self._down else self._settings.flush_interval_s)
             self._wake.clear()
             last = self._stop
             try:
-                self._work()
+                self._work(self._batch_rows if many and not last else 1)
             except DatabaseDown as error:
                 self._note_down(str(error))
             except Exception as error:  # noqa: BLE001 - the thread must outlive what no driver should raise
@@ -123,23 +123,23 @@ class QueuedLog:
                 self._store.close()
                 return
 
-    def _work(self) -> None:
-        """Write what waits. Raises `DatabaseDown`."""
+    def _work(self, least: int) -> None:
+        """Write while at least so many rows wait. Raises `DatabaseDown`."""
         if self._down:  # it may be full: make room first
             with contextlib.suppress(DatabaseDown):
                 self._trim()
-        self._flush()
+        self._flush(least)
         self._trim()
 
     def _note_down(self, why: str) -> None:
         if not self._down:
             _log.warning("the decision log cannot be written: %s; rows wait in memory", why)
         self._down = True
-        self._batch_rows = max(_FEW_ROWS, self._batch_rows // 4)
+        self._batch_rows = min(self._store.most_rows, max(_FEW_ROWS, self._batch_rows // 4))
 
-    def _flush(self) -> None:
+    def _flush(self, least: int) -> None:
         """Rows leave the queue only once they are committed."""
-        while self._rows:
+        while len(self._rows) >= least:
             table, rows = self._batch()
             try:
                 self._store.write(rows, table)
@@ -154,7 +154,7 @@ class QueuedLog:
                 self._rows.popleft()
                 if self._settings.store_text:
                     self._text_out += _count_text(row)
-            self._batch_rows = min(_BATCH_ROWS, self._batch_rows * 2)
+            self._batch_rows = min(self._store.most_rows, self._batch_rows * 2)
 
     def _batch(self) -> tuple[str, list[Row]]:
         """The rows at the head of the queue that go into one table; by index, since others append."""

@@ -31,6 +31,8 @@ _TRIM = "DELETE FROM {table} WHERE at < (SELECT at FROM {table} ORDER BY at DESC
 class PostgresStore:
     """`proxy.decision_log.Store`. Raises `SettingsError` for a URL that is none, or without psycopg."""
 
+    most_rows = 2_000
+
     def __init__(self, url: str) -> None:
         try:
             import psycopg

@@ -45,7 +45,7 @@ class Recent:
 
     def add(self, row: Mapping[str, object]) -> None:
         """A row of the decision log."""
-        kept = {name: row.get(name) for name in _KEPT}
+        kept = dict(zip(_KEPT, map(row.get, _KEPT), strict=True))
         if isinstance(prompt := row.get("prompt"), str):
             kept["prompt"] = prompt[:_PROMPT_CHARS]
         data = _encode(kept)

@@ -11,20 +11,28 @@ from proxy.decision_log import DatabaseDown, Row, RowRefused
 from routing.errors import SettingsError
 from routing.log_tables import TABLES, create_statements, missing_columns
 
-_ROWS_AT_ONCE = 20  # of one statement: SQLite works on it without Python's lock, at half the time a row
 _TRIM = "DELETE FROM {table} WHERE rowid <= (SELECT rowid FROM {table} ORDER BY rowid DESC LIMIT 1 OFFSET ?)"
 _LOCKED_S = 5.0  # how long the writer thread waits for another writer's lock
+_STATEMENTS = 4  # kept ready, each for a number of rows: the largest takes 300 kB and keeps its last values
+_MOST_ROWS = 100  # a millisecond of a core: much more at a stretch is a stall on a busy machine
 
 
 class SqliteStore:
-    """`proxy.decision_log.Store`. Raises `SettingsError` when the file cannot be used at all."""
+    """`proxy.decision_log.Store`. Raises `SettingsError` when the file cannot be used at all.
+
+    A write is one statement, which is a transaction of its own: SQLite takes the rows, writes and commits
+    them without Python's lock, where each further call would wait for the event loop to let go of it.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._database: sqlite3.Connection | None = None
+        self.most_rows = _MOST_ROWS
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             database = self._connect()
+            values = database.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)  # 999 before SQLite 3.32
+            self.most_rows = min(_MOST_ROWS, values // max(len(columns) for columns in TABLES.values()))
             _prepare(database)
             database.close()
         except sqlite3.OperationalError as error:
@@ -36,10 +44,7 @@ class SqliteStore:
     def write(self, rows: Sequence[Row], table: str = "decisions") -> None:
         try:
             database = self._open()
-            with database:
-                for first in range(0, len(rows), _ROWS_AT_ONCE):
-                    some = rows[first : first + _ROWS_AT_ONCE]
-                    database.execute(_insert(table, len(some)), [value for row in some for value in row])
+            database.execute(_insert(table, len(rows)), [value for row in rows for value in row])
         except (sqlite3.DataError, sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError,
                 OverflowError, UnicodeEncodeError) as error:  # fmt: skip
             raise RowRefused(str(error)) from error
@@ -50,11 +55,10 @@ class SqliteStore:
     def trim(self, oldest_at: float | None, max_rows: int) -> None:
         try:
             database = self._open()
-            with database:
+            for table in TABLES:
                 if oldest_at is not None:
-                    for table in TABLES:
-                        database.execute(f"DELETE FROM {table} WHERE at < ?", (oldest_at,))
-                for table in TABLES if max_rows else ():
+                    database.execute(f"DELETE FROM {table} WHERE at < ?", (oldest_at,))
+                if max_rows:
                     database.execute(_TRIM.format(table=table), (max_rows,))
             database.execute("PRAGMA incremental_vacuum")
         except sqlite3.Error as error:
@@ -73,7 +77,10 @@ class SqliteStore:
         return self._database
 
     def _connect(self) -> sqlite3.Connection:
-        database = sqlite3.connect(self._path, timeout=_LOCKED_S, check_same_thread=False)
+        database = sqlite3.connect(
+            self._path, timeout=_LOCKED_S, check_same_thread=False, isolation_level=None,
+            cached_statements=_STATEMENTS,
+        )  # fmt: skip
         try:
             database.execute("PRAGMA auto_vacuum=INCREMENTAL")  # before the first table, else without effect
             database.execute("PRAGMA journal_mode=WAL")
@@ -93,13 +100,12 @@ def _insert(table: str, rows: int) -> str:
 
 def _prepare(database: sqlite3.Connection) -> None:
     """The tables as they are now; a log of an older version gets what it lacks."""
-    with database:
-        for statement in create_statements():
+    for statement in create_statements():
+        database.execute(statement)
+    for table in TABLES:
+        there = {row[1] for row in database.execute(f"PRAGMA table_info({table})")}
+        for statement in missing_columns(table, there):
             database.execute(statement)
-        for table in TABLES:
-            there = {row[1] for row in database.execute(f"PRAGMA table_info({table})")}
-            for statement in missing_columns(table, there):
-                database.execute(statement)
 
 
 def sqlite_path(url: str) -> Path:

@@ -17,6 +17,7 @@ import pytest
 
 from proxy.decision_log import COLUMNS, NoDecisionLog, QueuedLog, open_decision_log
 from proxy.settings import LogSettings
+from proxy.sqlite_log import SqliteStore
 from routing.errors import SettingsError
 from tests.proxy.postgres_server import PostgresServer, postgres_server, why_not
 
@@ -104,13 +105,31 @@ def test_rows_arrive_whole_and_in_order(path):
 
 def test_many_rows_are_written_before_the_interval_is_over(path):
     with opened(f"sqlite:///{path}", flush_interval_s=60) as (log, _):
-        for number in range(49):
+        for number in range(99):
             log.record(row(number))
         time.sleep(0.2)
-        assert log.waiting == 49
-        log.record(row(49))
+        assert log.waiting == 99
+        log.record(row(99))
         until(lambda: not log.waiting)
-        assert len(query(path)) == 50
+        assert len(query(path)) == 100
+
+
+def test_a_sqlite_of_few_values_a_statement_gets_fewer_rows(path, monkeypatch):
+    connect = SqliteStore._connect
+
+    def limited(store: SqliteStore) -> sqlite3.Connection:
+        database = connect(store)
+        database.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 999)
+        return database
+
+    monkeypatch.setattr(SqliteStore, "_connect", limited)
+    with opened(f"sqlite:///{path}") as (log, drops):
+        log._note_down("a try")
+        for number in range(500):
+            log.record(row(number))
+        until(lambda: not log.waiting)
+    assert len(query(path)) == 500
+    assert drops.count == 0
 
 
 async def test_close_writes_what_waits(path):
