@@ -175,8 +175,10 @@ class Load:
 
         def ask() -> None:
             nonlocal due
+            if self._stopped:
+                return
             now = time.perf_counter()
-            while due <= now and not self._stopped:
+            while due <= now:
                 if self._free:
                     client = self._free.popleft()
                     client.counting = self._counting
@@ -184,8 +186,7 @@ class Load:
                 else:
                     self._due.append(due)
                 due += step
-            if not self._stopped:
-                signal.setitimer(signal.ITIMER_REAL, max(1e-6, due - time.perf_counter()))
+            signal.setitimer(signal.ITIMER_REAL, max(1e-6, due - time.perf_counter()))
 
         asyncio.get_running_loop().add_signal_handler(signal.SIGALRM, ask)
         ask()

@@ -67,7 +67,7 @@ class QueuedLog:
         self._on_drop = on_drop
         self._rows: deque[tuple[str, Row]] = deque()
         self._text_in = self._text_out = 0  # characters that came and went: each counted by one thread alone
-        self._stop = False
+        self._stopped = False
         self._wake = threading.Event()
         self._trim_at = time.monotonic()
         self._down = False
@@ -97,10 +97,14 @@ class QueuedLog:
         if len(self._rows) == self._store.most_rows:
             self._wake.set()
 
+    def stop(self) -> None:
+        """Ask the writer to take what waits and end."""
+        self._stopped = True
+        self._wake.set()
+
     async def close(self) -> None:
         """Write what waits, for at most 10 s; what the database does not take is dropped and counted."""
-        self._stop = True
-        self._wake.set()
+        self.stop()
         await asyncio.to_thread(self._thread.join, _CLOSE_S)
         if self._rows:
             self._on_drop(len(self._rows))
@@ -110,7 +114,7 @@ class QueuedLog:
         while True:
             many = self._wake.wait(_RETRY_S if self._down else self._settings.flush_interval_s)
             self._wake.clear()
-            last = self._stop
+            last = self._stopped
             try:
                 self._work(self._batch_rows if many and not last else 1)
             except DatabaseDown as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sqlite3
 from collections.abc import Sequence
@@ -27,12 +28,10 @@ class SqliteStore:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._database: sqlite3.Connection | None = None
-        self.most_rows = _MOST_ROWS
+        self.most_rows = min(_MOST_ROWS, _most_values() // max(map(len, TABLES.values())))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             database = self._connect()
-            values = database.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)  # 999 before SQLite 3.32
-            self.most_rows = min(_MOST_ROWS, values // max(len(columns) for columns in TABLES.values()))
             _prepare(database)
             database.close()
         except sqlite3.OperationalError as error:
@@ -91,11 +90,17 @@ class SqliteStore:
         return database
 
 
-@functools.cache
+@functools.lru_cache(_STATEMENTS)
 def _insert(table: str, rows: int) -> str:
     columns = TABLES[table]
     row = f"({', '.join('?' * len(columns))})"
     return f"INSERT INTO {table} ({', '.join(columns)}) VALUES {', '.join([row] * rows)}"
+
+
+def _most_values() -> int:
+    """How many values SQLite takes in one statement: 999 before 3.32."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as database:
+        return database.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)
 
 
 def _prepare(database: sqlite3.Connection) -> None:

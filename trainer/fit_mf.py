@@ -30,6 +30,7 @@ RANK = 32
 FOLDS = 4
 STEPS = 60
 FORM_CHOICES = ("auto", "correctness", "pairwise")
+Block = tuple[int, float, bool]  # of query vectors: columns, weight, whether one by one
 
 
 @dataclass(slots=True)
@@ -59,7 +60,7 @@ def quality_table(rows: Iterable[Example], prompt_ids: Sequence[str], models: Se
     return table
 
 
-def query_blocks(parts: Sequence[str], dimension: int, n_features: int) -> list[tuple[int, float, bool]]:
+def query_blocks(parts: Sequence[str], dimension: int, n_features: int) -> list[Block]:
     """The blocks of query vectors made of these parts, for `standardiser`."""
     blocks = {
         "last": (dimension, 1.0, False),
@@ -71,12 +72,13 @@ def query_blocks(parts: Sequence[str], dimension: int, n_features: int) -> list[
 
 @dataclass(slots=True)
 class FittedMf:
-    """The chosen model, and what the folds said of every candidate: loss and APGR's area by form and
-    penalty."""
+    """The chosen model, and what the folds said: of every candidate its loss and APGR's area by form and
+    penalty; of the chosen one s of every model, (P, M), by fits that left the prompt out."""
 
     model: MatrixFactorisation
     form: str
     penalty: float
+    unseen: np.ndarray
     tried: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
@@ -88,7 +90,7 @@ class Standardiser:
     scale: np.ndarray
 
 
-def standardiser(vectors: np.ndarray, blocks: Sequence[tuple[int, float, bool]]) -> Standardiser:
+def standardiser(vectors: np.ndarray, blocks: Sequence[Block]) -> Standardiser:
     """`blocks` are (columns, weight, one by one) from left to right: a block's columns get that weight as
     their standard deviation, together (an encoder's vector keeps its shape) or one by one (features)."""
     if sum(block[0] for block in blocks) != vectors.shape[1]:
@@ -109,7 +111,7 @@ def fit_mf(
     form: str = "auto",
     bias: bool = True,
     rank: int = RANK,
-    blocks: Sequence[tuple[int, float, bool]] | None = None,
+    blocks: Sequence[Block] | None = None,
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> FittedMf:
@@ -136,9 +138,11 @@ def fit_mf(
     }
     tried: dict[str, dict[str, float]] = {}
     best = {name: _choose_penalty(fit, both, tried, progress) for name, fit in fits.items()}
-    chosen = _choose_form(best, outcomes.quality[both][:, list(pair)])
-    penalty = best[chosen][0]
-    return FittedMf(fits[chosen].fit(np.arange(len(outcomes)), penalty), chosen, penalty, tried)
+    quality = outcomes.quality[both][:, list(pair)]
+    gains = {name: _gain(unseen[both][:, list(pair)], name) for name, (_, unseen) in best.items()}
+    chosen = _choose_form(gains, quality)
+    penalty, unseen = best[chosen]
+    return FittedMf(fits[chosen].fit(np.arange(len(outcomes)), penalty), chosen, penalty, unseen, tried)
 
 
 @dataclass(slots=True)
@@ -169,10 +173,10 @@ class _Candidate:
         return model.eval()
 
     def scores(self, model: MatrixFactorisation, rows: np.ndarray) -> np.ndarray:
-        """s of (weak, strong), (rows, 2)."""
+        """s of every model, (rows, M)."""
         with torch.no_grad():
             table = model.score_table(torch.from_numpy(self.outcomes.vectors[rows].astype(np.float32)))
-        return table[:, list(self.pair)].double().numpy()
+        return table.double().numpy()
 
 
 def _descend(
@@ -217,25 +221,25 @@ def table_loss(
 def _choose_penalty(
     fit: _Candidate, both: np.ndarray, tried: dict[str, dict[str, float]], progress: Progress
 ) -> tuple[float, np.ndarray]:
-    """The penalty with the lowest loss on left-out prompts, and its gain there, (prompts with both,)."""
-    n = len(fit.outcomes)
+    """The penalty with the lowest loss on the pair's left-out prompts, and s of every model there, (P, M)."""
+    pair, quality = list(fit.pair), fit.outcomes.quality[both]
+    n, n_models = fit.outcomes.quality.shape
     fold = np.random.default_rng(fit.seed).permutation(n) % FOLDS
     best: tuple[float, float, np.ndarray] | None = None
     for number, penalty in enumerate(PENALTIES):
-        scores = np.zeros((n, 2))
+        scores = np.zeros((n, n_models))
         for k in range(FOLDS):
             model = fit.fit(np.flatnonzero(fold != k), penalty)
             scores[fold == k] = fit.scores(model, np.flatnonzero(fold == k))
-        quality = fit.outcomes.quality[:, list(fit.pair)]
-        loss = _left_out_loss(scores[both], quality[both], fit.form)
-        gain = _gain(scores[both], fit.form)
+        left_out, truth = scores[both][:, pair], quality[:, pair]
+        loss = _left_out_loss(left_out, truth, fit.form)
         tried[f"{fit.form} {penalty:g}"] = {
             "loss": round(loss, 6),
-            "area": round(float(_areas(gain, quality[both]).mean()), 6),
+            "area": round(float(_areas(_gain(left_out, fit.form), truth).mean()), 6),
         }
         progress("fit mf", number + 1, len(PENALTIES), f"{fit.form}, left out {loss:.4f}")
         if best is None or loss < best[0]:
-            best = (loss, penalty, gain)
+            best = (loss, penalty, scores)
     assert best is not None
     return best[1], best[2]
 
@@ -262,9 +266,9 @@ def _areas(gain: np.ndarray, quality: np.ndarray) -> np.ndarray:
     return np.asarray((1.0 - (rank + 0.5) / len(gain)) * (quality[:, 1] - quality[:, 0]))
 
 
-def _choose_form(best: dict[str, tuple[float, np.ndarray]], quality: np.ndarray) -> str:
-    if len(best) == 1:
-        return next(iter(best))
-    ahead = _areas(best["pairwise"][1], quality) - _areas(best["correctness"][1], quality)
+def _choose_form(gains: dict[str, np.ndarray], quality: np.ndarray) -> str:
+    if len(gains) == 1:
+        return next(iter(gains))
+    ahead = _areas(gains["pairwise"], quality) - _areas(gains["correctness"], quality)
     error = float(ahead.std(ddof=1) / np.sqrt(len(ahead)))
     return "pairwise" if float(ahead.mean()) > error else "correctness"

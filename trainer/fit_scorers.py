@@ -19,6 +19,7 @@ from scorers.embedders import is_remote
 from scorers.encoders import DEFAULT_ENCODER, EncoderFolder, resolve_encoder
 from scorers.features import FEATURE_NAMES
 from scorers.prompt_features import N_PROMPT_FEATURES, PROMPT_FEATURES
+from scorers.runtime.prompt_trees import SHARE as TREES_SHARE
 from scorers.runtime.query import PARTS
 from scorers.runtime.stack import READINGS
 from scorers.runtime.topics import LIFT
@@ -28,11 +29,12 @@ from trainer.examples import Example
 from trainer.fit_difficulty import fit_difficulty
 from trainer.fit_encoders import describe_encoder, describe_remote, open_query
 from trainer.fit_evaluator import fit_evaluator, model_offsets
-from trainer.fit_mf import Outcomes, Standardiser, fit_mf, quality_table, query_blocks, standardiser
+from trainer.fit_mf import Block, Outcomes, fit_mf, quality_table, query_blocks, standardiser
 from trainer.fit_ngrams import LEAST_PROMPTS, fit_ngrams
 from trainer.fit_ngrams import SHARE as WORDS_SHARE
 from trainer.fit_options import FitInput
 from trainer.fit_prefixes import fit_prefix_heads
+from trainer.fit_prompt_trees import fit_prompt_trees
 from trainer.fit_stack import FittedStack, add_network, fit_stack
 from trainer.fit_topics import fit_topics, topic_tensors
 from trainer.work_folder import Part
@@ -80,8 +82,9 @@ def fit_mf_part(data: FitInput, _: Parts, conditions: Conditions) -> Part:
     )
     tensors = fitted.model.export()
     if fitted.form == "correctness":
-        own = table[:, [models.index(tier) for tier in data.tiers]]
-        tensors |= _more_readings(data, texts, vectors, own, standardiser(vectors, blocks))
+        tiers = [models.index(tier) for tier in data.tiers]
+        outcomes = Outcomes(vectors, table[:, tiers])
+        tensors |= _more_readings(data, texts, outcomes, fitted.unseen[:, tiers], blocks)
     entry = {
         "file": "mf.safetensors",
         "form": fitted.form,
@@ -96,24 +99,31 @@ def fit_mf_part(data: FitInput, _: Parts, conditions: Conditions) -> Part:
         "penalty": fitted.penalty,
         "tried": fitted.tried,
         "words": SHARE in tensors,
+        "trees": TREES_SHARE in tensors,
         "topics": tensors[LIFT].shape[1] if LIFT in tensors else 0,
     }
     return Part({"mf.safetensors": encode_tensors(tensors)}, entry, log)
 
 
 def _more_readings(
-    data: FitInput, texts: Mapping[str, str], vectors: np.ndarray, quality: np.ndarray, inputs: Standardiser
+    data: FitInput,
+    texts: Mapping[str, str],
+    outcomes: Outcomes,
+    probed: np.ndarray,
+    blocks: Sequence[Block],
 ) -> dict[str, np.ndarray]:
-    """Of the prompts' words and of their topics, from thousands of `texts` by prompt id with their query
-    vectors (N, d) and the tiers' qualities (N, tiers); fewer teach them nothing."""
-    known = np.flatnonzero(~np.isnan(quality).any(axis=1))
+    """Words, boosted trees and topics, from thousands of `texts` by prompt id with what the tiers made of
+    them and the factorisation's log-odds out of fold (N, tiers); fewer prompts teach them nothing."""
+    known = np.flatnonzero(~np.isnan(outcomes.quality).any(axis=1))
     if len(known) < LEAST_PROMPTS:
         return {}
+    vectors, quality = outcomes.vectors[known], outcomes.quality[known]
     prompts, group_of = list(texts.items()), {row.prompt_id: row.group for row in data.table.rows}
-    tensors = fit_ngrams([prompts[at][1] for at in known], quality[known]).tensors()
-    groups = [group_of[prompts[at][0]] for at in known]
-    topics = fit_topics(vectors[known], groups, quality[known], inputs)
-    return tensors if topics is None else tensors | topic_tensors(topics)
+    inputs = standardiser(vectors, blocks)
+    words = fit_ngrams([prompts[at][1] for at in known], quality)
+    trees = fit_prompt_trees(vectors, probed[known], quality, inputs, blocks, data.options.seed)
+    topics = fit_topics(vectors, [group_of[prompts[at][0]] for at in known], quality, inputs)
+    return words.tensors() | trees.tensors() | ({} if topics is None else topic_tensors(topics))
 
 
 def fit_difficulty_part(data: FitInput, parts: Parts, conditions: Conditions) -> Part:

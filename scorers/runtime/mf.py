@@ -5,8 +5,9 @@
 
 so a file is folded where it is read into one probe (d,) and one intercept per tier. The derivation
 of both forms stands in `scorers/torch/matrix_factorisation.py`. A factorisation of thousands of prompts has
-beside it a linear reading of their words (`scorers/runtime/words.py`), and where they came in groups one of
-their topics (`scorers/runtime/topics.py`).
+beside it a linear reading of their words (`scorers/runtime/words.py`), boosted trees
+(`scorers/runtime/prompt_trees.py`), and where they came in groups a reading of their topics
+(`scorers/runtime/topics.py`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 
 from scorers.errors import ScorerFileError
 from scorers.runtime.heads import ScorerFile
+from scorers.runtime.prompt_trees import PromptTrees
 from scorers.runtime.topics import TopicReading
 from scorers.runtime.words import WordReading
 
@@ -37,6 +39,7 @@ class MatrixFactorisation:
     probes: np.ndarray
     intercepts: np.ndarray
     words: WordReading | None = None
+    trees: PromptTrees | None = None
     topics: TopicReading | None = None
 
     @classmethod
@@ -68,11 +71,12 @@ class MatrixFactorisation:
             weighted @ file.tensor("b", rank) + file.tensor("a", len(models))[rows] + file.tensor("c")
         )
         words = WordReading.read(file, len(tiers))
+        trees = PromptTrees.read(file, len(tiers), width)
         topics = TopicReading.read(file, len(tiers), width)
-        return cls(form, probes.astype(np.float32), intercepts.astype(np.float32), words, topics)
+        return cls(form, probes.astype(np.float32), intercepts.astype(np.float32), words, trees, topics)
 
     def logits(self, vectors: np.ndarray) -> np.ndarray:
-        """s(m, q) for N query vectors (N, d), without words and topic: shape (N, tiers)."""
+        """s(m, q) for N query vectors (N, d) by the probes alone: shape (N, tiers)."""
         if vectors.shape[1] != self.probes.shape[1]:
             raise ScorerFileError(
                 f"mf was fitted on vectors of {self.probes.shape[1]} dimensions, "
@@ -86,9 +90,11 @@ class MatrixFactorisation:
         The pairwise form knows only who wins: there the last tier's number is P(it beats the first) and
         the others' its complement.
         """
-        scores = self.logits(vectors)
+        scores = probed = self.logits(vectors)
         if self.words is not None:
             scores = self.words.blend(scores, prompts)
+        if self.trees is not None:
+            scores = self.trees.blend(scores, vectors, probed)
         if self.topics is not None:
             scores = scores + self.topics.log_odds(vectors)
         if self.form == "correctness":

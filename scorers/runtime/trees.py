@@ -54,11 +54,14 @@ class BoostedTrees:
 
     def logits(self, x: np.ndarray) -> np.ndarray:
         """Log-odds of rows (B, columns), shape (B,)."""
-        rows = np.arange(len(x))[:, None]
-        trees = np.arange(len(self.feature))[None, :]
-        node = np.zeros((len(x), len(self.feature)), dtype=np.int64)  # (B, T), the roots
+        trees, width = self.feature.shape
+        feature, threshold = self.feature.ravel(), self.threshold.ravel()
+        left, right = self.left.ravel(), self.right.ravel()
+        values, row = x.ravel(), np.arange(len(x))[:, None] * x.shape[1]
+        root = np.arange(trees)[None, :] * width
+        node = np.repeat(root, len(x), axis=0)  # (B, T), by place in the flat arrays
         for _ in range(self.depth):
-            below = x[rows, self.feature[trees, node]] <= self.threshold[trees, node]
-            node = np.where(below, self.left[trees, node], self.right[trees, node])
-        total: np.ndarray = self.base + self.value[trees, node].sum(axis=1, dtype=np.float64)
+            below = values[row + feature[node]] <= threshold[node]
+            node = root + np.where(below, left[node], right[node])
+        total: np.ndarray = self.base + self.value.ravel()[node].sum(axis=1, dtype=np.float64)
         return total

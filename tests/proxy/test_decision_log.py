@@ -17,7 +17,6 @@ import pytest
 
 from proxy.decision_log import COLUMNS, NoDecisionLog, QueuedLog, open_decision_log
 from proxy.settings import LogSettings
-from proxy.sqlite_log import SqliteStore
 from routing.errors import SettingsError
 from tests.proxy.postgres_server import PostgresServer, postgres_server, why_not
 
@@ -50,8 +49,7 @@ def opened(url: str, **settings: Any) -> Iterator[tuple[QueuedLog, Drops]]:
     try:
         yield log, drops
     finally:
-        log._stop = True
-        log._wake.set()
+        log.stop()
         log._thread.join(15)
         assert not log._thread.is_alive()
 
@@ -115,14 +113,14 @@ def test_many_rows_are_written_before_the_interval_is_over(path):
 
 
 def test_a_sqlite_of_few_values_a_statement_gets_fewer_rows(path, monkeypatch):
-    connect = SqliteStore._connect
+    connect = sqlite3.connect
 
-    def limited(store: SqliteStore) -> sqlite3.Connection:
-        database = connect(store)
+    def limited(*args: Any, **options: Any) -> sqlite3.Connection:
+        database: sqlite3.Connection = connect(*args, **options)
         database.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 999)
         return database
 
-    monkeypatch.setattr(SqliteStore, "_connect", limited)
+    monkeypatch.setattr("proxy.sqlite_log.sqlite3.connect", limited)
     with opened(f"sqlite:///{path}") as (log, drops):
         log._note_down("a try")
         for number in range(500):

@@ -19,11 +19,10 @@ from scorers.runtime.session import EncoderSession
 from scorers.runtime.stack import AnswerStack
 from scorers.runtime.trees import BoostedTrees
 from tests.trainer.tables import WEAK, example_rows, write_jsonl
-from trainer import fit_trees as settings
 from trainer.examples import Example, read_examples
 from trainer.fit_evaluator import model_offsets
 from trainer.fit_stack import FittedStack, add_network, fit_mix, fit_stack, model_weights
-from trainer.fit_trees import fit_trees
+from trainer.fit_trees import ANSWERS, fit_trees
 from trainer.prefixes import answer_of, cut_answer
 
 TOKENS = 48
@@ -46,11 +45,11 @@ def test_trees_from_arrays_are_scikit_learns(tmp_path: Path) -> None:
     weight = random.uniform(0.5, 2.0, 600)
     trees = fit_trees(x, y, weight, seed=3)
     theirs = HistGradientBoostingClassifier(
-        max_iter=settings.TREES,
-        max_leaf_nodes=settings.LEAVES,
-        learning_rate=settings.LEARNING_RATE,
-        l2_regularization=settings.RIDGE,
-        min_samples_leaf=settings.MIN_LEAF_ROWS,
+        max_iter=ANSWERS.trees,
+        max_leaf_nodes=ANSWERS.leaves,
+        learning_rate=ANSWERS.learning_rate,
+        l2_regularization=ANSWERS.ridge,
+        min_samples_leaf=ANSWERS.least_leaf_rows,
         early_stopping=False,
         random_state=3,
     ).fit(x, y, sample_weight=weight)
