@@ -22,9 +22,7 @@ from trainer.fit_trees import TreeSettings, fit_trees
 COMPONENTS = 24
 SHARE = 0.6  # of the log-odds; the factorisation and words have the rest
 # Deep trees that look at a fifth of the columns at each split, averaged over four forests, and stopped early.
-SETTINGS = TreeSettings(
-    trees=50, leaves=31, least_leaf_rows=40, most_levels=8, column_share=0.2, forests=4
-)  # fmt: skip
+SETTINGS = TreeSettings(trees=50, leaves=31, least_leaf_rows=40, most_levels=8, column_share=0.2, forests=4)
 
 
 def fit_prompt_trees(
