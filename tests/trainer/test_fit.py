@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,15 +80,21 @@ def test_splits_are_disjoint_and_kept(bundle: Bundle, table: Path) -> None:
     assert sorted(ids) == sorted(pair_examples(read_examples([table]), WEAK, STRONG).prompt_ids)
 
 
-def test_calibration_scores_are_what_serving_gives(bundle: Bundle, table: Path) -> None:
+def hold_served_against_kept(bundle: Bundle, table: Path, names: Sequence[str]) -> ScoredPairs:
+    """What the fit wrote of its calibration prompts is what the bundle says when it is loaded."""
     kept = ScoredPairs.load(bundle.path / CALIBRATION_SCORES)
     assert sorted(kept.prompt_id) == bundle.prompt_ids()["calibration"]
     scored = score_pairs(bundle, pair_examples(read_examples([table]), WEAK, STRONG))
     row = {prompt: i for i, prompt in enumerate(scored.prompt_id)}
     rows = [row[prompt] for prompt in kept.prompt_id]
-    for name in ("gain_raw", "weak_adequate_raw", "difficulty_raw", "adequate_raw"):
+    for name in names:
         np.testing.assert_allclose(getattr(scored, name)[rows], getattr(kept, name), atol=1e-4)
-    assert kept.cost_weak is not None
+    return kept
+
+
+def test_calibration_scores_are_what_serving_gives(bundle: Bundle, table: Path) -> None:
+    names = ("gain_raw", "weak_adequate_raw", "difficulty_raw", "adequate_raw")
+    assert hold_served_against_kept(bundle, table, names).cost_weak is not None
 
 
 def test_scorers_learnt_what_there_is_to_learn(bundle: Bundle, tmp_path: Path) -> None:
@@ -129,6 +136,18 @@ def test_table_without_answers_gives_prompt_scorers_only(tmp_path: Path) -> None
     rows = [{k: v for k, v in row.items() if k not in ("response", "logprobs")} for row in example_rows(160)]
     path = fit_bundle([write_jsonl(tmp_path / "t.jsonl", rows)], WEAK, STRONG, tmp_path / "b", FROZEN)
     assert set(open_bundle(path).scorers) == {"mf"}
+
+
+def test_a_large_table_gives_words_trees_and_topics_twice_alike(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.fit_scorers.LEAST_PROMPTS", 100)
+    options = replace(FROZEN, evaluator=False)
+    first, again = (open_bundle(fit_bundle([table], WEAK, STRONG, tmp_path / name, options)) for name in "ab")
+    assert first.version == again.version
+    log = first.manifest["training"]["mf"]
+    assert (log["words"], log["trees"], log["topics"]) == (True, True, 2)
+    hold_served_against_kept(first, table, ("gain_raw", "weak_adequate_raw"))
 
 
 def test_refusals(table: Path, tmp_path: Path) -> None:

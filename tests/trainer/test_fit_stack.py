@@ -22,7 +22,7 @@ from tests.trainer.tables import WEAK, example_rows, write_jsonl
 from trainer.examples import Example, read_examples
 from trainer.fit_evaluator import model_offsets
 from trainer.fit_stack import FittedStack, add_network, fit_mix, fit_stack, model_weights
-from trainer.fit_trees import ANSWERS, fit_trees
+from trainer.fit_trees import ANSWERS, TreeSettings, fit_trees
 from trainer.prefixes import answer_of, cut_answer
 
 TOKENS = 48
@@ -59,6 +59,18 @@ def test_trees_from_arrays_are_scikit_learns(tmp_path: Path) -> None:
     assert np.ptp(read.logits(x)) > 1.0
     with pytest.raises(ScorerFileError, match=r"t\.feature must lie in 0\.\.2"):
         BoostedTrees.read(read_scorer_file(tmp_path / "t.safetensors"), "t", 3)
+
+
+def test_several_forests_are_their_mean() -> None:
+    random = np.random.default_rng(1)
+    x = random.normal(size=(500, 8)).astype(np.float32)
+    y = (x[:, 0] + x[:, 1] * x[:, 2] > 0).astype(np.float64)
+    settings = TreeSettings(trees=12, most_levels=4, column_share=0.3)
+    alone = [fit_trees(x, y, np.ones(500), seed, settings).logits(x) for seed in (4, 5, 6)]
+    assert np.abs(alone[0] - alone[1]).max() > 0.05, "they look at other columns"
+    together = fit_trees(x, y, np.ones(500), 4, replace(settings, forests=3))
+    assert together.depth <= 4
+    np.testing.assert_allclose(together.logits(x), np.mean(alone, axis=0), atol=1e-5)
 
 
 def test_one_class_only_is_a_constant() -> None:
