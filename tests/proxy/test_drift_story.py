@@ -155,6 +155,7 @@ async def test_alarm_retraining_trial_recovery(
         found = await until(proxy, lambda s: s.drift.alarmed)
         assert "prompt_length" in found.drift.alarmed
         assert found.drift.since is not None
+        drifted = proxy.count("upshift_drift", signal="prompt_length")
 
         bundle = await asyncio.to_thread(retrain, tmp_path, models, judge)
         assert await proxy.live.reload(lambda: settings_of(tmp_path, models, bundle))
@@ -176,4 +177,5 @@ async def test_alarm_retraining_trial_recovery(
         assert {headers["x-upshift-policy"] for headers in told} == {new}
         found = await until(proxy, lambda s: s.policy == new and s.savings.requests >= 320)
         assert found.drift.alarmed == (), "recovered"
-        assert proxy.count("upshift_drift", signal="prompt_length") <= 0.25
+        # Not the bound: by chance alone a few hundred prompts may pass it, and then raise no alarm.
+        assert proxy.count("upshift_drift", signal="prompt_length") < drifted / 3
