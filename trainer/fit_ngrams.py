@@ -17,6 +17,7 @@ from sklearn.linear_model import LogisticRegression
 
 from scorers.ngrams import COLUMNS, ngram_columns
 from scorers.runtime.words import PREFIX
+from trainer.class_rows import class_rows
 
 LEAST_PROMPTS = 2000
 SHARE = 0.5  # of the log-odds, of the factorisation and of the difficulty classifier
@@ -54,18 +55,15 @@ def fit_ngrams(prompts: Sequence[str], quality: np.ndarray) -> NgramReading:
     table = sparse.csr_matrix((idf[columns], columns, starts), shape=(len(rows), COLUMNS))
     lengths = np.sqrt(np.asarray(table.multiply(table).sum(axis=1)).ravel())
     table = sparse.diags(1.0 / np.maximum(lengths, 1e-9)) @ table
-    twice = sparse.vstack([table, table], format="csr")
-    right = np.repeat([1, 0], len(rows))
     tiers = quality.shape[1]
     weight, bias = np.zeros((tiers, COLUMNS)), np.zeros(tiers)
     for tier in range(tiers):
-        share = quality[:, tier].astype(np.float64)
-        shares = np.concatenate([share, 1.0 - share])
-        kept = np.flatnonzero(shares)
-        if len(set(right[kept].tolist())) < 2:  # one class only: nothing in the words
-            bias[tier] = np.log((share.sum() + 1.0) / (len(share) - share.sum() + 1.0))
+        at, right, share = class_rows(quality[:, tier])
+        if right.min() == right.max():  # one class only: nothing in the words
+            good = share[right == 1].sum()
+            bias[tier] = np.log((good + 1.0) / (len(rows) - good + 1.0))
             continue
         model = LogisticRegression(C=PENALTY_C, max_iter=STEPS)
-        model.fit(twice[kept], right[kept], sample_weight=shares[kept])
+        model.fit(table[at], right, sample_weight=share)
         weight[tier], bias[tier] = model.coef_[0], model.intercept_[0]
     return NgramReading(idf, weight, bias)

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from scorers.runtime.prompt_trees import PromptTrees, tree_columns
+from trainer.class_rows import class_rows
 from trainer.fit_mf import Block, Standardiser
 from trainer.fit_trees import TreeSettings, fit_trees
 
@@ -37,13 +38,11 @@ def fit_prompt_trees(
     out (N, tiers), and the tiers' qualities (N, tiers) in [0, 1]: one that is neither 0 nor 1 counts as
     both, each by its share."""
     projection = _projection(vectors, inputs, blocks)
-    columns = np.tile(tree_columns(vectors, projection, probed), (2, 1))
-    right = np.repeat([1.0, 0.0], len(vectors))
+    columns = tree_columns(vectors, projection, probed)
     trees = []
-    for share in quality.T.astype(np.float64):
-        weight = np.concatenate([share, 1.0 - share])
-        kept = np.flatnonzero(weight)
-        trees.append(fit_trees(columns[kept], right[kept], weight[kept], seed, SETTINGS))
+    for tier in quality.T:
+        at, right, weight = class_rows(tier)
+        trees.append(fit_trees(columns[at], right, weight, seed, SETTINGS))
     return PromptTrees(projection, tuple(trees), SHARE)
 
 

@@ -43,7 +43,7 @@ class PromptTrees:
     def tensors(self) -> dict[str, np.ndarray]:
         """What `read` reads."""
         tensors = {
-            f"{PREFIX}projection": self.projection.astype(np.float32),
+            f"{PREFIX}projection": self.projection,
             SHARE: np.array([self.share], dtype=np.float32),
         }
         for tier, trees in enumerate(self.trees):
@@ -60,5 +60,4 @@ class PromptTrees:
 
 def tree_columns(vectors: np.ndarray, projection: np.ndarray, probed: np.ndarray) -> np.ndarray:
     """(N, K + tiers) in float32, which is what thresholds were fitted on."""
-    told = vectors.astype(np.float32) @ projection.astype(np.float32).T
-    return np.concatenate([told, probed.astype(np.float32)], axis=1)
+    return np.concatenate([vectors @ projection.T, probed], axis=1, dtype=np.float32, casting="same_kind")
