@@ -155,7 +155,6 @@ async def test_alarm_retraining_trial_recovery(
         found = await until(proxy, lambda s: s.drift.alarmed)
         assert "prompt_length" in found.drift.alarmed
         assert found.drift.since is not None
-        drifted = proxy.count("upshift_drift", signal="prompt_length")
 
         bundle = await asyncio.to_thread(retrain, tmp_path, models, judge)
         assert await proxy.live.reload(lambda: settings_of(tmp_path, models, bundle))
@@ -173,9 +172,8 @@ async def test_alarm_retraining_trial_recovery(
 
         async with proxy.session.post(f"{proxy.url}/admin/canary/promote") as answer:
             assert answer.status == 200
-        told = await send(proxy, recorded.drifted[150:210])
+        told = await send(proxy, recorded.drifted[:210])  # sixty leave the index to chance
         assert {headers["x-upshift-policy"] for headers in told} == {new}
-        found = await until(proxy, lambda s: s.policy == new and s.savings.requests >= 320)
+        found = await until(proxy, lambda s: s.policy == new and s.savings.requests >= 470)
         assert found.drift.alarmed == (), "recovered"
-        # Not the bound: by chance alone a few hundred prompts may pass it, and then raise no alarm.
-        assert proxy.count("upshift_drift", signal="prompt_length") < drifted / 3
+        assert proxy.count("upshift_drift", signal="prompt_length") <= 0.25
